@@ -1,0 +1,1 @@
+"""Where upstream credentials come from."""

@@ -1,0 +1,1 @@
+"""Data shipped with the package: the configuration schema and the model catalogue."""

@@ -1,0 +1,105 @@
+"""The contracts that have more than one implementation. Everything else the field has already: IAgent, IBodyProducer,
+IPushProducer, IReactorTime, IService.
+"""
+
+from __future__ import annotations
+
+from zope.interface import Attribute, Interface
+
+
+class IProvider(Interface):
+    """One dialect of upstream, configured. Pure: no I/O, no clock; one instance per configured provider."""
+
+    name = Attribute("str: the configured name, unique")
+    type = Attribute("str: the registry key, such as ``anthropic``")
+    settings = Attribute("ProviderSettings this instance was built from")
+    accepts_own_credential = Attribute("bool: may a client's own Anthropic credential be sent to it unchanged")
+    needs_key = Attribute("bool: False where an attempt without any credential makes sense")
+
+    def model_for(asked: str) -> str:
+        """The upstream's name for the model the client asked for: exact mapping, longest ``prefix*``, else itself."""
+
+    def refusal(call: object) -> str | None:
+        """Why this provider cannot take the call (one short phrase), or None if it can.
+
+        call: core.model.Call. Called before the body is complete; must only look at kind and headers.
+        """
+
+    def prepare(call: object, model: str, model_value: object, credential: object) -> object:
+        """What to send for ``call``.
+
+        call: core.model.Call. model: the name from ``model_for``. model_value: core.members.Member of the
+        top-level ``model``, closed. credential: core.model.Credential.
+        Returns a core.model.UpstreamRequest. Never raises for a well-formed call.
+        """
+
+    def decoder(head: object) -> object | None:
+        """How to read a successful answer's body.
+
+        head: core.model.Head with a 2xx status. Returns an IStreamDecoder for a stream of events, or None for a
+        JSON body that passes as it is. Raises UpstreamError(PROVIDER_ILL) for anything that can be neither.
+        """
+
+    def failure(head: object, body: bytes) -> object:
+        """What an unsuccessful answer means.
+
+        head: core.model.Head; body: all of it, or its first 256 KiB.
+        Returns core.failures.Failure: the outcome, and the core.model.Answer the client would get (Anthropic's
+        envelope, account identifiers removed), to be kept until it is known whether anyone else answers.
+        """
+
+
+class IStreamDecoder(Interface):
+    """Turns an upstream's stream into Anthropic SSE bytes. Sans-IO; not reusable after an error or the end."""
+
+    def receive_data(data: bytes) -> bytes:
+        """Take the next bytes, as cut by the network. Returns whole SSE events ready to be written, maybe none.
+
+        Raises StreamViolation if the framing is broken or an event passes the size bound; the caller ends the
+        attempt, and every later call raises the same again.
+        """
+
+    def receive_eof() -> bytes:
+        """The body ended in good order. Returns bytes still owed. Raises StreamViolation if an event was cut."""
+
+
+class ICredentials(Interface):
+    """Where an attempt's secret comes from."""
+
+    def current() -> object:
+        """A Deferred that fires with a core.model.Credential, fresh enough to be used now.
+
+        Fails with CredentialError (try another candidate; the message tells the operator what to set).
+        Never blocks the reactor. Concurrent callers share one refresh.
+        """
+
+
+class IResponseSink(Interface):
+    """The client's side of a call, as the relay sees it. Nothing raises when the client has left: writes vanish."""
+
+    gone = Attribute("bool: the client has left; nothing may be attempted for it any more")
+    committed = Attribute("bool: the first byte of an answer has been written")
+
+    def when_gone(callback: object) -> None:
+        """Call ``callback()`` once, in the reactor turn in which the client leaves; at once if it has left.
+
+        A later registration replaces the earlier one; None removes it. Not called after a finished answer.
+        """
+
+    def respond(answer: object) -> None:
+        """Send a whole core.model.Answer. Only before a commit, once."""
+
+    def begin(status: int, headers: object) -> None:
+        """Commit: write the head of a streamed answer (core.model.Headers, no framing headers)."""
+
+    def write(data: bytes) -> None:
+        """Write body bytes. After ``begin``, before ``finish`` or ``abort``."""
+
+    def attach(producer: object) -> None:
+        """Let this IPushProducer be paused while the client reads slowly. ``stopProducing`` is never called."""
+
+    def finish() -> None:
+        """End the answer in good order."""
+
+    def abort() -> None:
+        """Cut the connection so that the client cannot take what it has for a whole answer."""

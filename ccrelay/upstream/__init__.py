@@ -1,0 +1,1 @@
+"""I/O towards the providers: connections, request bodies, response pump, failures."""
