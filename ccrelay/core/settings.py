@@ -37,7 +37,11 @@ class TlsSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """The data listener. ``listen``: Twisted endpoint strings. A limit of 0 means none."""
+    """The data listener. ``listen``: Twisted endpoint strings. A limit of 0 means none.
+
+    allowed_hosts: lower-case Host names, beyond the loopback ones, that a loopback listener answers to.
+    workers: processes that share the listener.
+    """
 
     listen: tuple[str, ...]
     allowed_hosts: tuple[str, ...]
@@ -51,6 +55,8 @@ class ServerSettings:
     write_stall_timeout: float
     drain_timeout: float
     tls: TlsSettings | None
+    enable_http2: bool
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)
