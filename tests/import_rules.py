@@ -34,8 +34,9 @@ NETWORK = frozenset({"twisted", "treq"})
 # Clocks, randomness, the environment, files, sockets, threads: a pure module is given what it needs of these.
 IMPURE = NETWORK | frozenset(
     """
-    asyncio concurrent ctypes fcntl getpass glob http io logging mmap multiprocessing os pathlib platform pwd queue random
-    resource secrets select selectors shutil signal socket socketserver ssl subprocess sys tempfile threading time uuid
+    asyncio concurrent ctypes fcntl getpass glob http io logging mmap multiprocessing os pathlib platform pwd queue
+    random resource secrets select selectors shutil signal socket socketserver ssl subprocess sys tempfile
+    threading time uuid
     """.split()
 )
 IMPURE_CALLS = frozenset({"open", "input", "print", "datetime.now", "datetime.utcnow", "date.today", "exec", "eval"})
