@@ -62,7 +62,7 @@ class Call:
 
     query: raw query string without ``?``. headers: what the client sent, less its credentials and hop-by-hop
     headers. own_credential: set only where pass-through is allowed. session: ``x-claude-code-session-id``.
-    body: arrives while the call is served; see ``RequestBody``.
+    peer: the client's address, for the log. body: arrives while the call is served; see ``RequestBody``.
     """
 
     request_id: str
@@ -72,6 +72,7 @@ class Call:
     headers: Headers
     own_credential: OwnCredential | None
     session: str | None
+    peer: str
     body: RequestBody
 
 

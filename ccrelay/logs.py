@@ -1,0 +1,84 @@
+"""Where log events go: one line each, as JSON, text or console, to a stream or a file."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from datetime import UTC, datetime
+from typing import IO, Any
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
+from zope.interface import implementer
+
+from ccrelay.core.access import AccessRecord, as_json, as_text
+from ccrelay.core.settings import LoggingSettings
+
+_LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warn": LogLevel.warn, "error": LogLevel.error}
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+MESSAGE_LENGTH = 8192
+"""Characters of a message or a traceback kept: a deep traceback is a quarter of that."""
+
+
+@implementer(ILogObserver)
+class LineObserver:
+    """Writes each event of ``level`` or above as one line; an event's ``access`` record as an access line.
+
+    stream: text, line by line flushed. format: ``json``, ``text`` or ``console`` (text without the date).
+    """
+
+    def __init__(self, stream: IO[str], format: str, level: str) -> None:
+        self._stream = stream
+        self._format = format
+        self._level = _LEVELS[level]
+
+    def __call__(self, event: LogEvent) -> None:
+        level = event.get("log_level", LogLevel.info)
+        if level < self._level:
+            return
+        access = event.get("access")
+        if isinstance(access, AccessRecord):
+            line = as_json(access) if self._format == "json" else as_text(access)
+        else:
+            line = self._line(event, level)
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            # A full disk or a closed pipe must not end the service, and there is no other place to complain.
+            return
+
+    def _line(self, event: LogEvent, level: Any) -> str:
+        message = _one_line(formatEvent(event))
+        namespace = str(event.get("log_namespace", "-"))
+        when = datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds")
+        failure = event.get("log_failure")
+        trace = failure.getTraceback() if failure is not None else None
+        if self._format == "json":
+            fields = {"time": when, "level": level.name, "logger": namespace, "message": message}
+            if trace is not None:
+                fields["traceback"] = trace[-MESSAGE_LENGTH:]
+            return json.dumps(fields)
+        shown = message if trace is None else f"{message}: {_one_line(trace[-MESSAGE_LENGTH:])}"
+        clock = when[11:19] if self._format == "console" else when
+        return f"{clock} {level.name} [{namespace}] {shown}"
+
+
+def _one_line(text: str) -> str:
+    """No control character of a client or an upstream reaches a terminal, or begins a line of its own."""
+    return _CONTROL.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text[:MESSAGE_LENGTH])
+
+
+def observer_for(settings: LoggingSettings) -> LineObserver:
+    """The observer that ``logging`` describes. Raises OSError if its file cannot be opened."""
+    stream: IO[str]
+    if settings.output == "stdout":
+        stream = sys.stdout
+    elif settings.output == "stderr":
+        stream = sys.stderr
+    else:
+        stream = open(settings.output, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+    chosen = settings.format or ("console" if stream.isatty() else "json")
+    return LineObserver(stream, chosen, settings.level)

@@ -1,0 +1,94 @@
+"""``twistd ccrelay``: options, and the composition root, the only place that knows everybody."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from random import SystemRandom
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from ccrelay import __version__
+from ccrelay.core.config import find_config, load
+from ccrelay.errors import ConfigError, Problem
+from ccrelay.logs import observer_for
+from ccrelay.runtime import Runtime, not_served
+from ccrelay.service import RelayService
+
+CONFIG_BYTES = 1 << 20
+"""Of a configuration file read: a thousand providers fit."""
+
+
+class Options(usage.Options):
+    """What ``twistd ccrelay`` takes."""
+
+    synopsis = "Usage: twistd [options] ccrelay [--config PATH] [--check]"
+    optParameters = [["config", "c", None, "The configuration file, YAML or TOML."]]  # noqa: RUF012
+    optFlags = [["check", None, "Validate the configuration and exit: 0 if it can be used, 1 if not."]]  # noqa: RUF012
+    longdesc = "Relays Anthropic Messages calls to the configured providers."
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:  # noqa: N802
+        """As usage.Options, but a wrong option ends the process with 1; on Twisted 22.4 twistd itself exits 0."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            raise SystemExit(f"cc-relay: {error}\n{self.synopsis}") from None
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(f"cc-relay {__version__}")
+        raise SystemExit(0)
+
+
+def makeService(options: Options) -> IService:  # noqa: N802
+    """The daemon, ready to be started by twistd.
+
+    Raises SystemExit: with 0 after a successful ``--check``; with one readable message, hence status 1, if the
+    configuration cannot be found or used.
+    """
+    from twisted.internet import reactor
+
+    path = find_config(options["config"], os.getcwd(), os.path.expanduser("~"), os.path.exists)
+    if path is None:
+        raise SystemExit("cc-relay: no configuration found; name one with --config PATH")
+    path = os.path.abspath(path)
+    try:
+        loaded = load(
+            _read(path),
+            source=path,
+            syntax="toml" if path.endswith(".toml") else "yaml",
+            environ=os.environ,
+            read_file=_read,
+        )
+        runtime = Runtime(loaded.settings, reactor, os.environ, SystemRandom())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"cc-relay: {path}: {getattr(error, 'strerror', None) or error}") from None
+    except ConfigError as error:
+        raise SystemExit(f"cc-relay: {error}") from None
+    warnings = (*loaded.warnings, *not_served(loaded.settings))
+    _tell(path, warnings)
+    if options["check"]:
+        print(f"{path}: the configuration can be used")
+        raise SystemExit(0)
+    try:
+        observer = observer_for(loaded.settings.logging)
+    except OSError as error:
+        raise SystemExit(f"cc-relay: logging.output: {error}") from None
+    service: Any = RelayService(reactor, runtime, observer)
+    return service  # type: ignore[no-any-return]
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        text = file.read(CONFIG_BYTES + 1)
+    if len(text) > CONFIG_BYTES:
+        raise ConfigError(path, (Problem("", None, "the file is larger than 1 MiB"),))
+    return text
+
+
+def _tell(path: str, warnings: Sequence[Problem]) -> None:
+    for warning in warnings:
+        print(f"cc-relay: {path}: warning: {warning}", file=sys.stderr)

@@ -1,0 +1,106 @@
+"""Our IAgent, innermost under treq: one origin, pooled connections, bodies streamed both ways.
+
+What treq adds around an agent cannot reach the wire: ``Accept-Encoding`` is always ``identity`` here, because an
+answer that the relay cannot read can neither be metered nor cut at an event.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.web.client import URI
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from ccrelay.core.http1 import encode_request_head
+from ccrelay.upstream.connect_proxy import ConnectProxyEndpoint
+from ccrelay.upstream.connection import NoAnswer, UpstreamConnection
+from ccrelay.upstream.pool import IdlePool
+from ccrelay.upstream.tls import connection_creator
+
+_OURS = frozenset({b"host", b"content-length", b"transfer-encoding", b"accept-encoding", b"connection"})
+
+
+def origin_endpoint(
+    reactor: object, uri: URI, *, connect_timeout: float, ca_file: str | None, proxy: str | None
+) -> IStreamClientEndpoint:
+    """How to connect to the origin of ``uri``: over TLS for https, through ``proxy`` (``http://host:port``) if given.
+
+    connect_timeout: seconds for the TCP connection. Raises OSError or OpenSSL.SSL.Error for an unreadable
+    ``ca_file``. Reads the trust store: call it once per provider.
+    """
+    host = uri.host.decode("ascii")
+    endpoint: IStreamClientEndpoint
+    if proxy is None:
+        endpoint = HostnameEndpoint(reactor, host, uri.port, timeout=connect_timeout)
+    else:
+        via = URI.fromBytes(proxy.encode("ascii"), defaultPort=8080)
+        hop = HostnameEndpoint(reactor, via.host.decode("ascii"), via.port, timeout=connect_timeout)
+        endpoint = ConnectProxyEndpoint(hop, host, uri.port)
+    if uri.scheme == b"https":
+        return wrapClientTLS(connection_creator(host, ca_file), endpoint)
+    return endpoint
+
+
+@implementer(IAgent)
+class OriginAgent:
+    """Sends requests to one origin (scheme, host and port), whatever path they have.
+
+    A request that fails on a reused connection before one byte of an answer came is sent once more on a fresh one:
+    the pooled connection was stale. Nothing else is repeated.
+    """
+
+    def __init__(self, clock: IReactorTime, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+        self._pool = IdlePool(clock)
+        self._factory = Factory.forProtocol(self._pool.new)
+        self._factory.noisy = False
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """See IAgent. Fails with what connecting fails with, NoAnswer, or ResponseFailed; cancel it to give up."""
+        return Deferred.fromCoroutine(self._request(method, URI.fromBytes(uri), headers or Headers(), bodyProducer))
+
+    async def _request(
+        self, method: bytes, uri: URI, headers: Headers, producer: IBodyProducer | None
+    ) -> IResponse:
+        head = _encode_head(method, uri, headers, producer)
+        connection = self._pool.take() or await self._connect()
+        try:
+            return await connection.exchange(method, head, producer)
+        except NoAnswer as failure:
+            if not failure.reused:
+                raise
+        connection = await self._connect()
+        return await connection.exchange(method, head, producer)
+
+    def _connect(self) -> Deferred[UpstreamConnection]:
+        return self._endpoint.connect(self._factory)
+
+    def close(self) -> Deferred[None]:
+        """Let go of idle connections; the ones in use close when their exchange ends."""
+        self._pool.close()
+        return succeed(None)
+
+
+def _encode_head(method: bytes, uri: URI, headers: Headers, producer: IBodyProducer | None) -> bytes:
+    default_port = 443 if uri.scheme == b"https" else 80
+    host = b"[%b]" % uri.host if b":" in uri.host else uri.host
+    lines = [(b"Host", host if uri.port == default_port else b"%b:%d" % (host, uri.port))]
+    lines += [
+        (name, value)
+        for name, values in headers.getAllRawHeaders()
+        if name.lower() not in _OURS
+        for value in values
+    ]
+    lines.append((b"Accept-Encoding", b"identity"))
+    if producer is not None:
+        if producer.length is UNKNOWN_LENGTH:
+            lines.append((b"Transfer-Encoding", b"chunked"))
+        else:
+            lines.append((b"Content-Length", b"%d" % producer.length))
+    return encode_request_head(method, uri.originForm, tuple(lines))

@@ -1,0 +1,188 @@
+"""One upstream request for a call, from ``prepare`` to the commit or to a typed failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers as WebHeaders
+from twisted.web.iweb import IResponse
+
+from ccrelay.core.failures import Failure as AttemptFailure
+from ccrelay.core.failures import failure_of_event
+from ccrelay.core.headers import response_headers, stream_headers
+from ccrelay.core.members import Member
+from ccrelay.core.model import Call, Credential, Head, OwnCredential
+from ccrelay.core.outcomes import Outcome, UpstreamError
+from ccrelay.core.settings import TimeoutSettings
+from ccrelay.interfaces import IProvider, IResponseSink
+from ccrelay.timers import SilenceTimer
+from ccrelay.upstream.body import EditedBody
+from ccrelay.upstream.failures import upstream_error
+from ccrelay.upstream.pump import Pump, StreamRefused
+
+ERROR_BYTES = 262144
+"""Of an unsuccessful answer's body read at most: Anthropic's are below 2 KB, an HTML error page below 100 KB."""
+
+ERROR_SECONDS = 10.0
+"""Time for an unsuccessful answer's body: its status is known already and the client is waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """An attempt whose answer is on its way to the client. ``head``: as the upstream sent it. ``pump``: settles it."""
+
+    head: Head
+    pump: Pump
+
+
+class Attempt:
+    """Tries one provider with one credential. Use once.
+
+    client: a treq client over this provider's agent. on_commit(): just before the first byte goes to the client.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        client: HTTPClient,
+        provider: IProvider,
+        timeouts: TimeoutSettings,
+        *,
+        on_commit: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._client = client
+        self._provider: Any = provider
+        self._timeouts = timeouts
+        self._on_commit = on_commit
+
+    async def run(
+        self, call: Call, model: str, model_value: Member, credential: Credential, sink: IResponseSink
+    ) -> Committed | AttemptFailure:
+        """Send the call and read its answer until it is committed or has failed.
+
+        Returns Committed, or what the upstream's own unsuccessful answer means. Raises UpstreamError where there
+        was no usable answer. Cancelled, it closes the upstream in the same turn and raises CancelledError.
+        """
+        response, head = await self._send(call, model, model_value, credential)
+        if not 200 <= head.status < 300:
+            return self._provider.failure(head, await _read_error(self._clock, response))  # type: ignore[no-any-return]
+        return await self._receive(call, response, head, sink, isinstance(credential, OwnCredential))
+
+    async def _send(
+        self, call: Call, model: str, model_value: Member, credential: Credential
+    ) -> tuple[IResponse, Head]:
+        request = self._provider.prepare(call, model, model_value, credential)
+        timed_out = False
+
+        def give_up() -> None:
+            nonlocal timed_out
+            timed_out = True
+            waiting.cancel()
+
+        silence = SilenceTimer(self._clock, self._timeouts.connect + self._timeouts.first_byte, give_up)
+        body = EditedBody(call.body, request.edits, lambda: silence.touch(self._clock.seconds()))
+        headers = WebHeaders()
+        for name, value in request.headers:
+            headers.addRawHeader(name, value)
+        waiting: Deferred[IResponse] = self._client.request(
+            request.method.decode("ascii"),
+            request.url.decode("ascii"),
+            headers=headers,
+            data=body,
+            unbuffered=True,
+            allow_redirects=False,
+        )
+        silence.start()
+        try:
+            response: Any = await waiting
+        except BaseException:
+            if timed_out:
+                reason = f"no answer within {self._timeouts.first_byte:g} s of the request"
+                raise UpstreamError(Outcome.PROVIDER_ILL, reason) from None
+            failure = Failure()
+            if failure.check(CancelledError, GeneratorExit):
+                raise
+            raise upstream_error(failure) from None
+        finally:
+            silence.stop()
+        lines = tuple(
+            (name.lower(), value) for name, values in response.headers.getAllRawHeaders() for value in values
+        )
+        return response, Head(response.code, lines)
+
+    async def _receive(
+        self, call: Call, response: IResponse, head: Head, sink: IResponseSink, own_credential: bool
+    ) -> Committed | AttemptFailure:
+        refused: UpstreamError | None = None
+        decoder = None
+        try:
+            decoder = self._provider.decoder(head)
+            if (head.first(b"content-encoding") or b"identity").lower() != b"identity":
+                raise UpstreamError(Outcome.PROVIDER_ILL, "the answer is compressed, which was not offered")
+        except UpstreamError as error:
+            refused = error
+        lines = response_headers(head.headers, own_credential=own_credential)
+        pump = Pump(
+            self._clock,
+            sink,
+            Head(head.status, lines if decoder is None else stream_headers(lines)),
+            decoder,
+            idle_timeout=self._timeouts.idle,
+            on_commit=self._on_commit,
+        )
+        response.deliverBody(pump)
+        if refused is not None:
+            pump.abort()
+            raise refused
+        try:
+            await pump.opened
+        except StreamRefused as refusal:
+            return failure_of_event(refusal.error, call.request_id)
+        return Committed(head, pump)
+
+
+async def _read_error(clock: IReactorTime, response: IResponse) -> bytes:
+    collector = _Collector()
+    response.deliverBody(collector)
+    deadline = clock.callLater(ERROR_SECONDS, collector.stop)
+    try:
+        return await collector.done
+    finally:
+        if deadline.active():
+            deadline.cancel()
+
+
+class _Collector(Protocol):
+    """The beginning of a body, up to ERROR_BYTES; a body that breaks gives what came before."""
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+        self.done: Deferred[bytes] = Deferred(lambda _: self._close())
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        self._body += data
+        if len(self._body) >= ERROR_BYTES:
+            self.stop()
+
+    def stop(self) -> None:
+        """Enough: answer with what is there."""
+        self._close()
+        self._fire()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        self._fire()
+
+    def _close(self) -> None:
+        self.transport.abortConnection()  # type: ignore[union-attr]
+
+    def _fire(self) -> None:
+        if not self.done.called:
+            self.done.callback(bytes(self._body[:ERROR_BYTES]))

@@ -1,0 +1,71 @@
+"""What went wrong on the way to an upstream, in the relay's words: the one table of foreign exceptions."""
+
+from __future__ import annotations
+
+from OpenSSL import SSL
+from service_identity import CertificateError, VerificationError
+from twisted.internet import error
+from twisted.internet.defer import CancelledError
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseFailed
+
+from ccrelay.core.http1 import HttpViolation
+from ccrelay.core.outcomes import Outcome, UpstreamError
+from ccrelay.errors import RelayError
+from ccrelay.upstream.connect_proxy import ProxyRefused
+from ccrelay.upstream.connection import NoAnswer
+
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (error.DNSLookupError, "host name not found"),
+    (error.ConnectionRefusedError, "connection refused"),
+    (error.TimeoutError, "connecting timed out"),
+    (error.NoRouteError, "no route to host"),
+    (error.ConnectError, "could not connect"),
+    (SSL.Error, "TLS failed"),
+    (VerificationError, "TLS failed: the certificate is not for this host"),
+    (CertificateError, "TLS failed: the certificate cannot be used"),
+    (HttpViolation, "did not answer in HTTP"),
+    (error.ConnectionDone, "closed the connection"),
+    (error.ConnectionLost, "connection lost"),
+    (error.ConnectionAborted, "connection aborted"),
+    (CancelledError, "given up"),
+)
+
+
+def upstream_error(failure: Failure) -> UpstreamError:
+    """The UpstreamError that a failed request or body means; what it cannot name is re-raised, for it is a bug."""
+    cause, answered = _cause(failure)
+    if isinstance(cause, UpstreamError):
+        return cause
+    if isinstance(cause, ProxyRefused):
+        return UpstreamError(Outcome.PROVIDER_ILL, str(cause))
+    for kind, reason in _REASONS:
+        if isinstance(cause, kind):
+            detail = _tls_detail(cause) if isinstance(cause, SSL.Error) else ""
+            return UpstreamError(Outcome.PROVIDER_ILL, reason + detail, answered=answered)
+    if isinstance(cause, OSError):
+        return UpstreamError(Outcome.PROVIDER_ILL, f"network error: {cause.strerror or type(cause).__name__}")
+    if isinstance(cause, RelayError) or not isinstance(cause, Exception):
+        raise cause
+    failure.raiseException()
+    raise AssertionError("unreachable")
+
+
+def _cause(failure: Failure) -> tuple[BaseException, bool]:
+    value: BaseException = failure.value
+    answered = False
+    while True:
+        if isinstance(value, NoAnswer):
+            value = value.reason.value
+        elif isinstance(value, ResponseFailed) and value.reasons:
+            answered = True
+            value = value.reasons[0].value
+        else:
+            return value, answered
+
+
+def _tls_detail(cause: SSL.Error) -> str:
+    """OpenSSL's own words, such as ``certificate verify failed``; they name no secret."""
+    errors = cause.args[0] if cause.args and isinstance(cause.args[0], list) else []
+    words = "; ".join(str(entry[-1]) for entry in errors if entry)
+    return f": {words[:200]}" if words else ""

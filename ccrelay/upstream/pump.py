@@ -1,0 +1,298 @@
+"""From an upstream's body to the client's sink: hold, commit, pass on, keep alive, settle.
+
+    holding    the stream's opening is kept; a failure now is still a failed attempt, and nobody has seen a byte
+    passing    committed: every whole event goes on at once; a failure now can only cut the client's connection
+    ended      the outcome is known; nothing further happens
+
+Plain callbacks throughout: one call per piece of data, no coroutine step, no JSON. The sink pauses and resumes the
+pump; that alone carries back-pressure to the upstream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from zope.interface import implementer
+
+from ccrelay.core.model import Answer, Head
+from ccrelay.core.outcomes import Outcome, UpstreamError
+from ccrelay.core.sse import PING
+from ccrelay.core.stream_watch import MessageFacts, StreamError, StreamWatch, usage_of_message
+from ccrelay.errors import StreamViolation
+from ccrelay.interfaces import IResponseSink, IStreamDecoder
+from ccrelay.timers import SilenceTimer
+from ccrelay.upstream.failures import upstream_error
+
+HOLD_BYTES = 65536
+"""A stream's opening held at most: far above any message_start, far below what would cost memory or be noticed."""
+
+HOLD_SECONDS = 10.0
+"""Time an opening is held at most: a user sees signs of life well before Claude Code's 20 s notice."""
+
+PING_SECONDS = 15.0
+"""Silence towards the client before a ping: below the 20 s notice and the 60 s of common middleboxes."""
+
+MESSAGE_BYTES = 1 << 20
+"""Of a JSON answer kept for its usage: a larger one passes all the same, its tokens uncounted."""
+
+
+class StreamRefused(Exception):
+    """The stream's first event of substance was an error. ``error`` is that event's."""
+
+    def __init__(self, error: StreamError) -> None:
+        self.error = error
+        super().__init__(error.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a committed answer ended. ``reason``: one short phrase where it was not ``answered``."""
+
+    outcome: Outcome
+    reason: str | None
+
+
+@implementer(IPushProducer)
+class Pump(Protocol):
+    """Receives one successful answer's body.
+
+    head: its status and headers, as the client gets them. decoder: None for a body that passes as it is.
+    idle_timeout: seconds without a byte from the upstream after which the answer counts as dead.
+    on_commit(): called just before the first byte goes to the client.
+
+    ``opened`` fires at the commit; it fails with UpstreamError or StreamRefused where nothing was committed.
+    ``ended`` fires with an Ending after a commit, never fails; cancelling it, as ``abort()`` does, closes the upstream.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        sink: IResponseSink,
+        head: Head,
+        decoder: IStreamDecoder | None,
+        *,
+        idle_timeout: float,
+        on_commit: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._sink: Any = sink
+        self._head = head
+        self._decoder: Any = decoder
+        self._on_commit = on_commit
+        self.watch = StreamWatch()
+        self.facts: MessageFacts | None = None
+        self._message: bytearray | None = bytearray()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._hold_call: IDelayedCall | None = None
+        self._holding = True
+        self._over = False
+        self._idle = SilenceTimer(clock, idle_timeout, self._silent)
+        self._ping = SilenceTimer(clock, PING_SECONDS, self._send_ping)
+        self.opened: Deferred[None] = Deferred(lambda _: self.abort())
+        self.ended: Deferred[Ending] = Deferred(lambda _: self.abort())
+
+    # -- from the upstream
+
+    def connectionMade(self) -> None:  # noqa: N802
+        self._idle.start()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        if self._over:
+            return
+        now = self._clock.seconds()
+        self._idle.touch(now)
+        decoder = self._decoder
+        if decoder is None:
+            self._keep_message(data)
+        else:
+            try:
+                data = decoder.receive_data(data)
+            except StreamViolation as violation:
+                self._broken(str(violation))
+                return
+            if not data:
+                return
+            self.watch.see(data)
+        if self._holding:
+            self._hold(data)
+        else:
+            self._ping.touch(now)
+            self._sink.write(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        if self._over:
+            return
+        complete = reason.check(ResponseDone, PotentialDataLoss) is not None
+        if self._decoder is None:
+            # A body that is neither chunked nor counted has no end of its own, and a JSON text has no other sign.
+            complete = reason.check(ResponseDone) is not None or (complete and self._message_closed())
+        elif complete:
+            try:
+                self._pass_on(self._decoder.receive_eof())
+            except StreamViolation as violation:
+                self._broken(str(violation))
+                return
+        if self._decoder is not None and self.watch.stopped:
+            complete = True
+        elif self._decoder is not None and not (complete and self.watch.error is not None):
+            why = "the stream ended without message_stop" if complete else self._why(reason)
+            self._broken(why)
+            return
+        if not complete:
+            self._broken(self._why(reason))
+            return
+        self._finish()
+
+    def _message_closed(self) -> bool:
+        return self._message is not None and self._message.rstrip().endswith(b"}")
+
+    def _why(self, reason: Failure) -> str:
+        return upstream_error(reason).reason
+
+    def _pass_on(self, data: bytes) -> None:
+        if data:
+            self.watch.see(data)
+            if self._holding:
+                self._hold(data)
+            else:
+                self._sink.write(data)
+
+    # -- holding
+
+    def _keep_message(self, data: bytes) -> None:
+        if self._message is None:
+            return
+        self._message += data
+        if len(self._message) > MESSAGE_BYTES:
+            self._message = None
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        watch = self.watch
+        if watch.error is not None and not watch.content_started:
+            self._refuse(StreamRefused(watch.error))
+        elif watch.content_started or self._held_bytes > HOLD_BYTES:
+            self._commit()
+        elif self._hold_call is None:
+            self._hold_call = self._clock.callLater(HOLD_SECONDS, self._commit)
+
+    def _commit(self) -> None:
+        self._stop_hold_timer()
+        self._holding = False
+        self._on_commit()
+        self._sink.begin(self._head.status, self._head.headers)
+        self._sink.attach(self)
+        held, self._held = b"".join(self._held), []
+        if held:
+            self._sink.write(held)
+        if self._decoder is not None and self._idle.running:
+            self._ping.start()
+        self.opened.callback(None)
+
+    def _refuse(self, error: Exception) -> None:
+        self._close()
+        self.opened.errback(Failure(error))
+
+    # -- passing
+
+    def _send_ping(self) -> None:
+        if self._idle.running:
+            self._sink.write(PING)
+            self._ping.start()
+
+    def pauseProducing(self) -> None:  # noqa: N802
+        """The client reads slowly: the upstream's silence is now ours, so its timers stand still."""
+        if not self._over:
+            self._idle.stop()
+            self._ping.stop()
+            self.transport.pauseProducing()  # type: ignore[union-attr]
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        if not self._over:
+            self._idle.start()
+            if self._decoder is not None and not self._holding:
+                self._ping.start()
+            self.transport.resumeProducing()  # type: ignore[union-attr]
+
+    def stopProducing(self) -> None:  # noqa: N802
+        self.abort()
+
+    # -- endings
+
+    def _silent(self) -> None:
+        if self._holding:
+            self._refuse(UpstreamError(Outcome.PROVIDER_ILL, "the answer fell silent", answered=True))
+            return
+        self._close()
+        self._sink.abort()
+        self.ended.callback(Ending(Outcome.STALLED, "the answer fell silent"))
+
+    def _broken(self, reason: str) -> None:
+        if self._holding:
+            self._refuse(UpstreamError(Outcome.PROVIDER_ILL, reason, answered=True))
+            return
+        self._close()
+        self._sink.abort()
+        self.ended.callback(Ending(Outcome.TRUNCATED, reason))
+
+    def _finish(self) -> None:
+        if self._decoder is None and self._message is not None:
+            self.facts = usage_of_message(bytes(self._message))
+        if self._holding and self._decoder is None:
+            self._answer_whole()
+            return
+        if self._holding:
+            self._commit()
+        self._stop_timers()
+        self._over = True
+        self._sink.finish()
+        self.ended.callback(self._ending())
+
+    def _answer_whole(self) -> None:
+        """A JSON answer that was still held when it ended: it goes out in one piece, with its length."""
+        if self.facts is not None and self.facts.error is not None:
+            self._refuse(StreamRefused(self.facts.error))
+            return
+        self._stop_timers()
+        self._over = True
+        self._holding = False
+        self._on_commit()
+        self._sink.respond(Answer(self._head.status, self._head.headers, b"".join(self._held)))
+        self.opened.callback(None)
+        self.ended.callback(self._ending())
+
+    def _ending(self) -> Ending:
+        error = self.watch.error
+        if error is not None and not self.watch.stopped:
+            return Ending(Outcome.TRUNCATED, f"error event: {error.kind}")
+        return Ending(Outcome.ANSWERED, None)
+
+    def abort(self) -> None:
+        """Nobody wants the answer any more: close the upstream now. Fires nothing by itself."""
+        if not self._over:
+            self._close()
+
+    def _close(self) -> None:
+        self._over = True
+        self._stop_timers()
+        self.transport.abortConnection()  # type: ignore[union-attr]
+
+    def _stop_timers(self) -> None:
+        self._idle.stop()
+        self._ping.stop()
+        self._stop_hold_timer()
+
+    def _stop_hold_timer(self) -> None:
+        if self._hold_call is not None and self._hold_call.active():
+            self._hold_call.cancel()
+        self._hold_call = None

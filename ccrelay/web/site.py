@@ -1,0 +1,148 @@
+"""The listener's factory: makes channels, holds what they share, and guards every request before its resource."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import secrets
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any
+
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.web import resource, server
+
+from ccrelay.core.headers import first
+from ccrelay.core.http1 import RequestHead
+from ccrelay.core.inflight import BodyBudget
+from ccrelay.core.model import Headers
+from ccrelay.core.settings import ServerSettings
+from ccrelay.errors import ClientError
+from ccrelay.web.channel import RelayChannel
+from ccrelay.web.request import RelayRequest
+from ccrelay.web.surface import Surface
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}\Z")
+"""A client's request id is kept if it cannot forge anything in a header or a log line."""
+
+
+class RelaySite(server.Site):
+    """A twisted.web Site on RelayChannels.
+
+    current(): the Surface in force; looked up for each request. draining: no further request on a connection.
+    """
+
+    def __init__(self, root: resource.IResource, clock: IReactorTime, current: Callable[[], Surface]) -> None:
+        super().__init__(root, reactor=clock)
+        self._clock = clock
+        self._current = current
+        self._channels: set[RelayChannel] = set()
+        self.budget: BodyBudget = BodyBudget(current().server.max_inflight_body_bytes)
+        self.draining = False
+        self.displayTracebacks = False
+        self._date = (0, b"")
+        self.on_channel_closed: Callable[[], None] | None = None
+
+    # -- twisted.web's factory
+
+    def startFactory(self) -> None:  # noqa: N802
+        """Nothing to start: the access log is the relay's own."""
+        Factory.startFactory(self)
+
+    def stopFactory(self) -> None:  # noqa: N802
+        """See startFactory."""
+        Factory.stopFactory(self)
+
+    def log(self, request: Any) -> None:
+        """twisted.web's access log, which this project does not keep."""
+
+    def buildProtocol(self, addr: IAddress | None) -> RelayChannel:  # noqa: N802
+        return RelayChannel(self, self._clock, RelayRequest)
+
+    # -- the channels
+
+    @property
+    def limits(self) -> ServerSettings:
+        """The listener's limits now in force."""
+        return self._current().server
+
+    def channel_opened(self, channel: RelayChannel) -> None:
+        self._channels.add(channel)
+
+    def channel_closed(self, channel: RelayChannel) -> None:
+        self._channels.discard(channel)
+        if self.on_channel_closed is not None:
+            self.on_channel_closed()
+
+    @property
+    def open_channels(self) -> int:
+        return len(self._channels)
+
+    def drain(self) -> None:
+        """Serve what is under way, then close each connection; idle ones now."""
+        self.draining = True
+        for channel in list(self._channels):
+            if channel.idle:
+                channel.close_idle()
+
+    def abort_all(self) -> None:
+        """Cut every connection."""
+        for channel in list(self._channels):
+            channel.abort()
+
+    # -- every request and answer
+
+    def guard(self, request: RelayRequest) -> None:
+        """Refuse what no resource should see. Raises ClientError.
+
+        A page in the user's browser can reach a loopback listener under a name of its own choosing; so there the
+        Host must be a loopback name (DNS rebinding).
+        """
+        host = first(request.head.headers, b"host") or b""
+        local = getattr(request.getHost(), "host", None)
+        if local is None or not _is_loopback(local):
+            return
+        name = _host_name(host)
+        if name and not _is_loopback(name) and name not in self.limits.allowed_hosts:
+            raise ClientError(
+                403,
+                "permission_error",
+                "cc-relay: this listener answers to loopback names only; add the name to server.allowed_hosts",
+                should_retry=False,
+            )
+
+    def new_request_id(self) -> str:
+        """An id of our own for a request that has none."""
+        return f"req_relay_{secrets.token_hex(12)}"
+
+    def request_id_for(self, head: RequestHead) -> str:
+        """The client's ``X-Request-ID`` if it is sane, else a new one."""
+        given = first(head.headers, b"x-request-id")
+        return given.decode("ascii") if given and _SANE_ID.match(given) else self.new_request_id()
+
+    def answer_headers(self, request: RelayRequest, headers: Headers) -> Headers:
+        """``headers`` with what every answer carries."""
+        now = int(time.time())
+        if now != self._date[0]:
+            self._date = (now, formatdate(now, usegmt=True).encode("ascii"))
+        return (*headers, (b"x-request-id", request.id.encode("ascii")), (b"date", self._date[1]))
+
+
+def _host_name(host: bytes) -> str:
+    text = host.decode("latin-1").lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0].rstrip(".")
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
