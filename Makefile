@@ -1,11 +1,12 @@
-# make run     the relay, in the foreground, with etc/cc-relay.yaml (CONFIG=... for another file)
-# make test    the test suite (PYTEST_ARGS="-k sse -x" and the like)
-# make lint    ruff and mypy
-# make format  let ruff rewrite what `make lint` would complain about
-# make bench   the benchmark beside nginx (QUICK=1: short; BENCH_ARGS=--write: into docs/performance.md)
-# make docs    the generated pages under docs/
-# make lock    resolve the dependencies anew into requirements/
-# make clean   remove everything the above have made
+# make run          the relay, in the foreground, with etc/cc-relay.yaml (CONFIG=... for another file)
+# make test         the test suite (PYTEST_ARGS="-k sse -x" and the like)
+# make test-debian  the same suite on the distribution's own Python and libraries
+# make lint         ruff and mypy
+# make format       let ruff rewrite what it can of what `make lint` complains about
+# make bench        the benchmark beside nginx (QUICK=1: short; BENCH_ARGS=--write: into docs/performance.md)
+# make docs         the generated pages under docs/
+# make lock         resolve the dependencies anew into requirements/
+# make clean        remove everything the above have made
 #
 # Each needs python3 (3.11 or later) with its venv module, and nothing that was installed by hand: every environment lives
 # in a directory of this checkout, made from a lock with hashes, and is only made again when its lock changes.
@@ -18,13 +19,16 @@ BENCH_ARGS ?=
 # Twisted finds our plugin, and Python our package, through this; nothing is installed from the checkout.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: run test lint format bench docs lock clean
+.PHONY: run test test-debian lint format bench docs lock clean
 
 run: .venv/ready
 	.venv/bin/twistd -n --pidfile= ccrelay --config $(CONFIG)
 
 test: .venv-test/ready
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
+
+test-debian: .venv-test/ready
+	tools/test-debian.sh $(CURDIR)/.venv-test/bin/python $(PYTEST_ARGS)
 
 lint: .venv-dev/ready
 	.venv-dev/bin/ruff check .
