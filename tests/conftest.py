@@ -1,0 +1,17 @@
+"""Rules for the whole suite."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse coroutine tests: in a trial TestCase on Debian's Twisted they pass without running."""
+    for item in items:
+        function = inspect.unwrap(getattr(item, "function", None) or (lambda: None))
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise pytest.UsageError(
+                f"{item.nodeid}: a coroutine test may pass unrun; return a Deferred from a plain one"
+            )
