@@ -1,8 +1,12 @@
 """The contracts that have more than one implementation. Everything else the field has already: IAgent, IBodyProducer,
 IPushProducer, IReactorTime, IService.
+
+Arguments of core's types are Any here, as imports go down only: the docstrings name the types, the classes state them.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from zope.interface import Attribute, Interface
 
@@ -19,13 +23,13 @@ class IProvider(Interface):
     def model_for(asked: str) -> str:
         """The upstream's name for the model the client asked for: exact mapping, longest ``prefix*``, else itself."""
 
-    def refusal(call: object) -> str | None:
+    def refusal(call: Any) -> str | None:
         """Why this provider cannot take the call (one short phrase), or None if it can.
 
         call: core.model.Call. Called before the body is complete; must only look at kind and headers.
         """
 
-    def prepare(call: object, model: str, model_value: object, credential: object) -> object:
+    def prepare(call: Any, model: str, model_value: Any, credential: Any) -> object:
         """What to send for ``call``.
 
         call: core.model.Call. model: the name from ``model_for``. model_value: core.members.Member of the
@@ -33,17 +37,18 @@ class IProvider(Interface):
         Returns a core.model.UpstreamRequest. Never raises for a well-formed call.
         """
 
-    def decoder(head: object) -> object | None:
+    def decoder(head: Any) -> object | None:
         """How to read a successful answer's body.
 
         head: core.model.Head with a 2xx status. Returns an IStreamDecoder for a stream of events, or None for a
         JSON body that passes as it is. Raises UpstreamError(PROVIDER_ILL) for anything that can be neither.
         """
 
-    def failure(head: object, body: bytes) -> object:
+    def failure(head: Any, body: bytes, own_credential: bool = False) -> object:
         """What an unsuccessful answer means.
 
-        head: core.model.Head; body: all of it, or its first 256 KiB.
+        head: core.model.Head, unfiltered; body: all of it, or its first 256 KiB. own_credential: the attempt was made
+        with the client's own, so that what the answer tells about the account may be told to the client.
         Returns core.failures.Failure: the outcome, and the core.model.Answer the client would get (Anthropic's
         envelope, account identifiers removed), to be kept until it is known whether anyone else answers.
         """
@@ -80,22 +85,22 @@ class IResponseSink(Interface):
     gone = Attribute("bool: the client has left; nothing may be attempted for it any more")
     committed = Attribute("bool: the first byte of an answer has been written")
 
-    def when_gone(callback: object) -> None:
+    def when_gone(callback: Any) -> None:
         """Call ``callback()`` once, in the reactor turn in which the client leaves; at once if it has left.
 
         A later registration replaces the earlier one; None removes it. Not called after a finished answer.
         """
 
-    def respond(answer: object) -> None:
+    def respond(answer: Any) -> None:
         """Send a whole core.model.Answer. Only before a commit, once."""
 
-    def begin(status: int, headers: object) -> None:
+    def begin(status: int, headers: Any) -> None:
         """Commit: write the head of a streamed answer (core.model.Headers, no framing headers)."""
 
     def write(data: bytes) -> None:
         """Write body bytes. After ``begin``, before ``finish`` or ``abort``."""
 
-    def attach(producer: object) -> None:
+    def attach(producer: Any) -> None:
         """Let this IPushProducer be paused while the client reads slowly. ``stopProducing`` is never called."""
 
     def finish() -> None:
