@@ -1,0 +1,42 @@
+"""Settings of one provider as a file with its bare minimum gives them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ccrelay.core.secret import Secret
+from ccrelay.core.settings import AzureSettings, KeySettings, PoolingSettings, ProviderSettings, TimeoutSettings
+
+AZURE = AzureSettings("res", None, None, None, None, None, managed_identity=False)
+
+
+def key_settings(text: str) -> KeySettings:
+    return KeySettings(Secret(text), 0, 0, 0, priority=0, weight=1.0)
+
+
+def provider_settings(
+    type_: str, *, name: str = "north", keys: tuple[str, ...] = (), **changes: Any
+) -> ProviderSettings:
+    """Settings of that type. keys: secrets. changes: fields of ProviderSettings."""
+    bare = ProviderSettings(
+        name=name,
+        type=type_,
+        base_url=None,
+        keys=tuple(key_settings(text) for text in keys),
+        models=(),
+        model_mapping={},
+        pooling=PoolingSettings(enabled=True, strategy="least_loaded"),
+        priority=0,
+        weight=1.0,
+        context_window=None,
+        auth_header="",
+        timeouts=TimeoutSettings(10.0, 120.0, 240.0),
+        ca_file=None,
+        proxy=None,
+        aws=None,
+        gcp=None,
+        azure=AZURE if type_ == "azure" else None,
+        simulator=None,
+    )
+    return replace(bare, **changes)
