@@ -76,7 +76,7 @@ class Runtime:
             doorkeeper=Doorkeeper(settings.server.auth),
             handle=self.relay.handle,
             refused=_observe,
-            models=union(self._chosen, catalogue()),
+            models=union(self._chosen, _display_names()),
             providers=self._entries,
             usable=lambda: any(_could_be_asked(p, settings) for p in self._chosen),
         )
@@ -89,7 +89,7 @@ class Runtime:
         if settings.simulator is not None:
             agent = SimulatorAgent(reactor, {settings.name: settings.simulator}, rng)
         else:
-            agent = self._origin_agent(settings, provider.base_url, reactor, environ)
+            agent = self._origin_agent(settings, provider.base_url(), reactor, environ)
         leases = tuple(
             Lease(key.secret.fingerprint, StaticCredentials(ApiKey(key.secret)))
             for key in key_order(settings)
@@ -133,6 +133,14 @@ def _could_be_asked(provider: ProviderSettings, settings: Settings) -> bool:
     if provider.type == "anthropic":
         return settings.server.auth.allow_subscription
     return not PROVIDERS[provider.type].needs_key
+
+
+def _display_names() -> dict[str, tuple[str, str]]:
+    return {
+        name: (model.display_name, f"{model.created}T00:00:00Z")
+        for model in catalogue()
+        for name in (model.id, *model.ids.values())
+    }
 
 
 def _observe(record: AccessRecord) -> None:

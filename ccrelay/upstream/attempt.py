@@ -19,6 +19,7 @@ from ccrelay.core.failures import failure_of_event
 from ccrelay.core.headers import response_headers, stream_headers
 from ccrelay.core.members import Member
 from ccrelay.core.model import Call, Credential, Head, OwnCredential
+from ccrelay.core.model import Headers as WireHeaders
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.settings import TimeoutSettings
 from ccrelay.interfaces import IProvider, IResponseSink
@@ -62,19 +63,30 @@ class Attempt:
         self._provider: Any = provider
         self._timeouts = timeouts
         self._on_commit = on_commit
+        self._body: EditedBody | None = None
 
     async def run(
-        self, call: Call, model: str, model_value: Member, credential: Credential, sink: IResponseSink
+        self,
+        call: Call,
+        model: str,
+        model_value: Member,
+        credential: Credential,
+        sink: IResponseSink,
+        extra_headers: WireHeaders,
     ) -> Committed | AttemptFailure:
         """Send the call and read its answer until it is committed or has failed.
 
+        extra_headers: added to the head of a committed answer.
         Returns Committed, or what the upstream's own unsuccessful answer means. Raises UpstreamError where there
         was no usable answer. Cancelled, it closes the upstream in the same turn and raises CancelledError.
         """
+        own_credential = isinstance(credential, OwnCredential)
         response, head = await self._send(call, model, model_value, credential)
         if not 200 <= head.status < 300:
-            return self._provider.failure(head, await _read_error(self._clock, response))  # type: ignore[no-any-return]
-        return await self._receive(call, response, head, sink, isinstance(credential, OwnCredential))
+            body = await _read_error(self._clock, response)
+            return self._provider.failure(head, body, own_credential)  # type: ignore[no-any-return]
+        lines = response_headers(head.headers, own_credential=own_credential)
+        return await self._receive(call, response, head, (*lines, *extra_headers), sink)
 
     async def _send(
         self, call: Call, model: str, model_value: Member, credential: Credential
@@ -88,7 +100,7 @@ class Attempt:
             waiting.cancel()
 
         silence = SilenceTimer(self._clock, self._timeouts.connect + self._timeouts.first_byte, give_up)
-        body = EditedBody(call.body, request.edits, lambda: silence.touch(self._clock.seconds()))
+        self._body = body = EditedBody(call.body, request.edits, lambda: silence.touch(self._clock.seconds()))
         headers = WebHeaders()
         for name, value in request.headers:
             headers.addRawHeader(name, value)
@@ -113,13 +125,18 @@ class Attempt:
             raise upstream_error(failure) from None
         finally:
             silence.stop()
+        # treq leaves an empty Content-Encoding where it found none.
         lines = tuple(
-            (name.lower(), value) for name, values in response.headers.getAllRawHeaders() for value in values
+            (name, value)
+            for canonical, values in response.headers.getAllRawHeaders()
+            for name in (canonical.lower(),)
+            for value in values
+            if value or name != b"content-encoding"
         )
         return response, Head(response.code, lines)
 
     async def _receive(
-        self, call: Call, response: IResponse, head: Head, sink: IResponseSink, own_credential: bool
+        self, call: Call, response: IResponse, head: Head, lines: WireHeaders, sink: IResponseSink
     ) -> Committed | AttemptFailure:
         refused: UpstreamError | None = None
         decoder = None
@@ -129,14 +146,13 @@ class Attempt:
                 raise UpstreamError(Outcome.PROVIDER_ILL, "the answer is compressed, which was not offered")
         except UpstreamError as error:
             refused = error
-        lines = response_headers(head.headers, own_credential=own_credential)
         pump = Pump(
             self._clock,
             sink,
             Head(head.status, lines if decoder is None else stream_headers(lines)),
             decoder,
             idle_timeout=self._timeouts.idle,
-            on_commit=self._on_commit,
+            on_commit=lambda: self._committing(call),
         )
         response.deliverBody(pump)
         if refused is not None:
@@ -147,6 +163,13 @@ class Attempt:
         except StreamRefused as refusal:
             return failure_of_event(refusal.error, call.request_id)
         return Committed(head, pump)
+
+
+    def _committing(self, call: Call) -> None:
+        """Nobody else will be asked: a body that has been sent whole need not be kept while the answer streams."""
+        self._on_commit()
+        if self._body is not None and self._body.finished:
+            call.body.release()
 
 
 async def _read_error(clock: IReactorTime, response: IResponse) -> bytes:

@@ -8,6 +8,7 @@ from twisted.internet import error
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
+from twisted.web.http import PotentialDataLoss
 
 from ccrelay.core.http1 import HttpViolation
 from ccrelay.core.outcomes import Outcome, UpstreamError
@@ -28,6 +29,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (error.ConnectionDone, "closed the connection"),
     (error.ConnectionLost, "connection lost"),
     (error.ConnectionAborted, "connection aborted"),
+    (PotentialDataLoss, "the answer was cut short"),
     (CancelledError, "given up"),
 )
 

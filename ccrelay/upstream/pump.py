@@ -10,6 +10,7 @@ pump; that alone carries back-pressure to the upstream.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from zope.interface import implementer
 
-from ccrelay.core.model import Answer, Head
+from ccrelay.core.model import Answer, Head, Usage
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.sse import PING
 from ccrelay.core.stream_watch import MessageFacts, StreamError, StreamWatch, usage_of_message
@@ -49,7 +50,7 @@ class StreamRefused(Exception):
 
     def __init__(self, error: StreamError) -> None:
         self.error = error
-        super().__init__(error.kind)
+        super().__init__(error.type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,15 @@ class Pump(Protocol):
         self.opened: Deferred[None] = Deferred(lambda _: self.abort())
         self.ended: Deferred[Ending] = Deferred(lambda _: self.abort())
 
+    @property
+    def is_stream(self) -> bool:
+        return self._decoder is not None
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens counted so far."""
+        return self.watch.usage if self.facts is None else self.facts.usage
+
     # -- from the upstream
 
     def connectionMade(self) -> None:  # noqa: N802
@@ -131,32 +141,42 @@ class Pump(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
         if self._over:
             return
-        complete = reason.check(ResponseDone, PotentialDataLoss) is not None
-        if self._decoder is None:
-            # A body that is neither chunked nor counted has no end of its own, and a JSON text has no other sign.
-            complete = reason.check(ResponseDone) is not None or (complete and self._message_closed())
-        elif complete:
+        ended_well = reason.check(ResponseDone, PotentialDataLoss) is not None
+        fault = self._message_fault(reason) if self._decoder is None else self._stream_fault(reason, ended_well)
+        if self._over:
+            return
+        if fault is None:
+            self._finish()
+        else:
+            self._broken(fault)
+
+    def _stream_fault(self, reason: Failure, ended_well: bool) -> str | None:
+        """What is wrong with a stream that ended like this; None if it is whole, or ended by its own error event."""
+        if ended_well:
             try:
                 self._pass_on(self._decoder.receive_eof())
             except StreamViolation as violation:
-                self._broken(str(violation))
-                return
-        if self._decoder is not None and self.watch.stopped:
-            complete = True
-        elif self._decoder is not None and not (complete and self.watch.error is not None):
-            why = "the stream ended without message_stop" if complete else self._why(reason)
-            self._broken(why)
-            return
-        if not complete:
-            self._broken(self._why(reason))
-            return
-        self._finish()
+                return str(violation)
+        if self.watch.stopped:
+            return None
+        if not ended_well:
+            return upstream_error(reason).reason
+        return None if self.watch.error is not None else "the stream ended without message_stop"
+
+    def _message_fault(self, reason: Failure) -> str | None:
+        """As _stream_fault for a JSON answer: one that ends with its connection has no other end than its text's."""
+        if reason.check(ResponseDone) or (reason.check(PotentialDataLoss) and self._message_closed()):
+            return None
+        return upstream_error(reason).reason
 
     def _message_closed(self) -> bool:
-        return self._message is not None and self._message.rstrip().endswith(b"}")
-
-    def _why(self, reason: Failure) -> str:
-        return upstream_error(reason).reason
+        if self._message is None:
+            return False
+        try:
+            json.loads(self._message)
+        except ValueError:
+            return False
+        return True
 
     def _pass_on(self, data: bytes) -> None:
         if data:
@@ -274,7 +294,7 @@ class Pump(Protocol):
     def _ending(self) -> Ending:
         error = self.watch.error
         if error is not None and not self.watch.stopped:
-            return Ending(Outcome.TRUNCATED, f"error event: {error.kind}")
+            return Ending(Outcome.TRUNCATED, f"error event: {error.type}")
         return Ending(Outcome.ANSWERED, None)
 
     def abort(self) -> None:

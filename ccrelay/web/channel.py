@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from twisted.web.http import RESPONSES
 from zope.interface import implementer
 
 from ccrelay.core.answers import error_answer
@@ -219,7 +220,7 @@ class RelayChannel(Protocol):
     def _head(self, status: int, headers: Headers) -> bytes:
         if not self._keep_alive:
             headers = (*headers, (b"connection", b"close"))
-        return encode_response_head(status, b"", headers)
+        return encode_response_head(status, RESPONSES.get(status, b""), headers)
 
     def write_body(self, data: bytes) -> None:
         """Write a piece of the body begun with ``begin``."""

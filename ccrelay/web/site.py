@@ -34,6 +34,8 @@ class RelaySite(server.Site):
     current(): the Surface in force; looked up for each request. draining: no further request on a connection.
     """
 
+    noisy = False
+
     def __init__(self, root: resource.IResource, clock: IReactorTime, current: Callable[[], Surface]) -> None:
         super().__init__(root, reactor=clock)
         self._clock = clock
