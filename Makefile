@@ -42,6 +42,9 @@ format: .venv-dev/ready
 bench: .venv/ready
 	.venv/bin/python bench/run.py $(if $(QUICK),--quick) $(BENCH_ARGS)
 
+docs: .venv/ready
+	.venv/bin/python tools/make_configuration_docs.py
+
 lock:
 	tools/lock.sh $(PYTHON) .venv-lock
 
