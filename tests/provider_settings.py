@@ -8,6 +8,13 @@ from typing import Any
 from ccrelay.core.secret import Secret
 from ccrelay.core.settings import AzureSettings, KeySettings, PoolingSettings, ProviderSettings, TimeoutSettings
 
+ADDRESSES = {
+    "anthropic": "https://api.anthropic.com",
+    "azure": "https://res.services.ai.azure.com/anthropic",
+    "minimax": "https://api.minimax.io/anthropic",
+    "ollama": "http://localhost:11434",
+    "zai": "https://api.z.ai/api/anthropic",
+}
 AZURE = AzureSettings("res", None, None, None, None, None, managed_identity=False)
 
 
@@ -22,7 +29,7 @@ def provider_settings(
     bare = ProviderSettings(
         name=name,
         type=type_,
-        base_url=None,
+        base_url=ADDRESSES.get(type_),
         keys=tuple(key_settings(text) for text in keys),
         models=(),
         model_mapping={},
@@ -30,7 +37,7 @@ def provider_settings(
         priority=0,
         weight=1.0,
         context_window=None,
-        auth_header="",
+        auth_header="bearer" if type_ in ("minimax", "ollama", "zai") else "x-api-key",
         timeouts=TimeoutSettings(10.0, 120.0, 240.0),
         ca_file=None,
         proxy=None,

@@ -28,11 +28,12 @@ _CANNOT_PAY: Final = ("you have reached your specified api usage limits", "credi
 _REWRITTEN: Final = frozenset({
     b"content-type",
     b"content-encoding",
+    b"location",  # of a redirect that was not followed; may hold a token
     b"retry-after",
     b"retry-after-ms",
     b"x-should-retry",
 })
-"""Headers that an answer put into the envelope here gets anew."""
+"""Headers that an answer put into the envelope here gets anew, or not at all."""
 
 _RETRIED: Final = frozenset({401, 408, 409, 429})
 """What Claude Code or the SDKs send again by themselves, besides 5xx."""
@@ -92,16 +93,18 @@ def failure_of(
     wait = retry_after_of(head.headers, server_time(head.headers))
     if wait is None and verdict is not None:
         wait = verdict.wait
-    kind = (complaint.kind if complaint.envelope else verdict and verdict.kind) or kind_of(complaint.status)
+    status = head.status if 400 <= head.status < 600 else 502
+    unchanged = complaint.envelope and status == head.status
+    kind = (complaint.kind if unchanged else verdict and verdict.kind) or kind_of(status)
     reason = f"answered {complaint.status} {kind}" + (f" (code {complaint.code})" if complaint.code else "")
     lines = response_headers(head.headers, own_credential=own_credential)
-    if complaint.envelope and head.status >= 400:
+    if unchanged:
         if verdict is not None:
             lines += _advice(head, outcome, wait)
-        return Failure(outcome, Answer(head.status, lines, body), reason, wait)
+        return Failure(outcome, Answer(status, lines, body), reason, wait)
     answer = error_answer(
-        head.status if 400 <= head.status < 600 else 502,
-        kind if head.status >= 400 else "api_error",
+        status,
+        kind,
         complaint.message,
         complaint.request_id,
         retry_after=wait,

@@ -1,0 +1,127 @@
+"""The one pipeline for upstreams that speak Anthropic's Messages API; a dialect states only where it differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from zope.interface import implementer
+
+from ccrelay.core.complaints import Complaint, read_complaint
+from ccrelay.core.edits import replace_value
+from ccrelay.core.failures import Failure, Verdict, failure_of
+from ccrelay.core.headers import first, request_headers
+from ccrelay.core.mapping import map_model
+from ccrelay.core.model import ApiKey, Call, CallKind, Credential, Edit, Head, Headers, OwnCredential, UpstreamRequest
+from ccrelay.core.outcomes import Outcome, UpstreamError
+from ccrelay.core.settings import ProviderSettings
+from ccrelay.core.sse import EventAligner
+from ccrelay.interfaces import IProvider, IStreamDecoder
+
+if TYPE_CHECKING:
+    from ccrelay.core.members import Member
+
+_REDACTED: Final = b"[redacted]"
+
+
+@implementer(IProvider)
+class AnthropicFormat:
+    """An upstream that takes the Messages API as it is. Subclasses override attributes, and verbs only if they must.
+
+    counts_tokens: it has ``/v1/messages/count_tokens``.
+    lacks: top-level body members that it ignores in silence; a call that depends on one is better served elsewhere.
+    verdicts: what its own error codes mean, where that is not what the status says.
+    """
+
+    accepts_own_credential: ClassVar[bool] = False
+    needs_key: ClassVar[bool] = True
+    counts_tokens: ClassVar[bool] = True
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    verdicts: ClassVar[Mapping[str, Verdict]] = MappingProxyType({})
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.type = settings.type
+        self._base = self.base_url().encode("utf-8")
+        self._secrets = [key.secret.reveal().encode("utf-8") for key in settings.keys if key.secret]
+
+    def base_url(self) -> str:
+        """Where the API begins, without a trailing slash."""
+        assert self.settings.base_url, "the configuration's schema has a default for every type that has an address"
+        return self.settings.base_url
+
+    def model_for(self, asked: str) -> str:
+        """See IProvider."""
+        return map_model(asked, self.settings.model_mapping)
+
+    def refusal(self, call: Call) -> str | None:
+        """See IProvider."""
+        if call.kind is CallKind.COUNT_TOKENS and not self.counts_tokens:
+            return "has no count_tokens"
+        return None
+
+    def prepare(self, call: Call, model: str, model_value: Member, credential: Credential) -> UpstreamRequest:
+        """See IProvider. The body is not touched unless the model's name changes."""
+        edits: tuple[Edit, ...] = ()
+        if json.loads(model_value.raw or b"null") != model:
+            edits = (replace_value(model_value, json.dumps(model).encode("ascii")),)
+        query = self.query(call)
+        url = self._base + call.kind.value.encode("ascii") + (b"?" + query if query else b"")
+        return UpstreamRequest(b"POST", url, self.headers(call, credential), edits)
+
+    def query(self, call: Call) -> bytes:
+        """The query string to send; the client's own."""
+        return call.query
+
+    def headers(self, call: Call, credential: Credential) -> Headers:
+        """The header lines to send: what passes of the client's, and at most one credential."""
+        lines = request_headers(call.headers, foreign=not self.accepts_own_credential)
+        if isinstance(credential, OwnCredential):
+            # Anywhere but at Anthropic a client's own credential would be a leak; without any, the upstream refuses.
+            own = (credential.header, credential.value.reveal().encode("latin-1"))
+            return (*lines, own) if self.accepts_own_credential else lines
+        return lines if credential is None else (*lines, self.key_line(credential))
+
+    def key_line(self, key: ApiKey) -> tuple[bytes, bytes]:
+        """The header line that carries a pooled key."""
+        value = key.secret.reveal().encode("utf-8")
+        if self.settings.auth_header == "bearer":
+            return (b"authorization", b"Bearer " + value)
+        return (b"x-api-key", value)
+
+    def decoder(self, head: Head) -> IStreamDecoder | None:
+        """See IProvider. Judges by Content-Type alone, so an answer without one is refused like a page of HTML."""
+        declared = (first(head.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+        if declared == b"text/event-stream":
+            return EventAligner()
+        if declared == b"application/json" or declared.endswith(b"+json"):
+            return None
+        what = ascii(declared[:80].decode("latin-1"))[1:-1] or "no content-type"
+        raise UpstreamError(Outcome.PROVIDER_ILL, f"answered {head.status} with {what}", answered=True)
+
+    def failure(self, head: Head, body: bytes, own_credential: bool = False) -> Failure:
+        """See IProvider."""
+        if not own_credential:
+            head, body = self._without_secrets(head, body)
+        complaint = self.complaint(head, body)
+        return failure_of(head, body, complaint, self.verdict(head, complaint), own_credential=own_credential)
+
+    def complaint(self, head: Head, body: bytes) -> Complaint:
+        """What the answer says is wrong."""
+        return read_complaint(head, body, self.name)
+
+    def verdict(self, head: Head, complaint: Complaint) -> Verdict | None:
+        """What the provider's own error code says, or None where there is none or it adds nothing to the status."""
+        return self.verdicts.get(complaint.code) if complaint.code else None
+
+    def _without_secrets(self, head: Head, body: bytes) -> tuple[Head, bytes]:
+        """The answer without the keys it was sent: some servers repeat a key that they refuse."""
+        for secret in self._secrets:
+            if secret in body:
+                body = body.replace(secret, _REDACTED)
+            if any(secret in value for _, value in head.headers):
+                head = Head(head.status, tuple(line for line in head.headers if secret not in line[1]))
+        return head, body
