@@ -16,6 +16,8 @@ import ccrelay
 
 ROOT = Path(__file__).resolve().parent.parent
 
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+
 # What a build leaves or a developer makes; the rest of the checkout is what a builder has.
 NOT_SOURCE = shutil.ignore_patterns(
     ".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "build", "dist", "*.egg-info", "node_modules", ".cache"
@@ -115,3 +117,11 @@ def test_each_lock_extends_the_one_before_in_the_same_versions() -> None:
         )
 
     assert pins("run") < pins("test") < pins("dev")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "NEWS.md", "SECURITY.md", *DOCUMENTS])
+def test_pages_link_to_files_that_exist(page: str) -> None:
+    folder = (ROOT / page).parent
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
+
+    assert [link for link in links if "://" not in link and not (folder / link).exists()] == []
