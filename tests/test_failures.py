@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 import unittest
 from email.utils import formatdate
 
@@ -166,6 +168,11 @@ class WrappingTests(unittest.TestCase):
         failure = failed(429, envelope(), headers, Verdict(Outcome.KEY_DEAD, wait=5.0))
         self.assertEqual((failure.answer.headers, failure.retry_after), (headers, 30.0))
 
+    def test_advice_is_not_given_twice(self) -> None:
+        headers = (*JSON, (b"x-should-retry", b"false"))
+        for body in (envelope(), b'{"message":"no"}'):
+            self.assertEqual(failed(429, body, headers, Verdict(Outcome.KEY_DEAD)).answer.headers, headers)
+
     def test_a_repairable_400_is_not_marked_as_hopeless(self) -> None:
         self.assertIsNone(first(failed(400, b"context_management: Extra inputs").answer.headers, b"x-should-retry"))
 
@@ -279,6 +286,16 @@ class RetryAfterTests(unittest.TestCase):
             (b"retry-after", formatdate(skewed + 20, usegmt=True).encode()),
         )
         self.assertEqual(retry_after_of(headers, server_time(headers)), 20.0)
+
+    def test_a_date_without_a_zone_does_not_depend_on_where_the_relay_runs(self) -> None:
+        before = os.environ.get("TZ")
+        try:
+            os.environ["TZ"] = "Asia/Tokyo"
+            time.tzset()
+            self.assertEqual(server_time(((b"date", b"Sun, 22 Nov 2026 10:00:00 -0000"),)), NOW)
+        finally:
+            os.environ.pop("TZ") if before is None else os.environ.update(TZ=before)
+            time.tzset()
 
     @given(st.binary(max_size=60))
     def test_any_bytes_give_a_sane_wait_or_none(self, value: bytes) -> None:
