@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import select
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -94,6 +95,11 @@ class Client:
         """Send until the other side has had enough and closes."""
         with contextlib.suppress(ConnectionError):
             self.socket.sendall(data)
+
+    def quiet(self, seconds: float) -> bool:
+        """Whether nothing more comes for so long."""
+        readable, _, _ = select.select([self.socket], [], [], seconds)
+        return not readable
 
     def leave(self) -> None:
         self.socket.close()
