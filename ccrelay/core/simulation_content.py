@@ -50,12 +50,14 @@ class Rng(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextBlock:
+    """Plain text. Not empty: the API sends no block without a text."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ThinkingBlock:
-    """``shown`` False: ``display: omitted``, the text is counted but never sent."""
+    """Thinking, with a signature that nobody can verify. ``shown`` False: ``display: omitted``, the text is counted but never sent."""
 
     text: str
     signature: str
@@ -64,7 +66,7 @@ class ThinkingBlock:
 
 @dataclass(frozen=True, slots=True)
 class ToolBlock:
-    """``input_json``: the input object as JSON text."""
+    """A call of one of the client's tools. ``input_json``: the input object as JSON text."""
 
     id: str
     name: str
