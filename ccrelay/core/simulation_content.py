@@ -57,7 +57,7 @@ class TextBlock:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingBlock:
-    """Thinking, with a signature that nobody can verify. ``shown`` False: ``display: omitted``, the text is counted but never sent."""
+    """Thinking. ``shown`` False: ``display: omitted``, the text is counted but never sent."""
 
     text: str
     signature: str
