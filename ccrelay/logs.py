@@ -26,12 +26,12 @@ MESSAGE_LENGTH = 8192
 class LineObserver:
     """Writes each event of ``level`` or above as one line; an event's ``access`` record as an access line.
 
-    stream: text, line by line flushed. format: ``json``, ``text`` or ``console`` (text without the date).
+    stream: text, line by line flushed. layout: ``json``, ``text`` or ``console`` (text without the date).
     """
 
-    def __init__(self, stream: IO[str], format: str, level: str) -> None:
+    def __init__(self, stream: IO[str], layout: str, level: str) -> None:
         self._stream = stream
-        self._format = format
+        self._layout = layout
         self._level = _LEVELS[level]
 
     def __call__(self, event: LogEvent) -> None:
@@ -40,7 +40,7 @@ class LineObserver:
             return
         access = event.get("access")
         if isinstance(access, AccessRecord):
-            line = as_json(access) if self._format == "json" else as_text(access)
+            line = as_json(access) if self._layout == "json" else as_text(access)
         else:
             line = self._line(event, level)
         try:
@@ -56,13 +56,13 @@ class LineObserver:
         when = datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds")
         failure = event.get("log_failure")
         trace = failure.getTraceback() if failure is not None else None
-        if self._format == "json":
+        if self._layout == "json":
             fields = {"time": when, "level": level.name, "logger": namespace, "message": message}
             if trace is not None:
                 fields["traceback"] = trace[-MESSAGE_LENGTH:]
             return json.dumps(fields)
         shown = message if trace is None else f"{message}: {_one_line(trace[-MESSAGE_LENGTH:])}"
-        clock = when[11:19] if self._format == "console" else when
+        clock = when[11:19] if self._layout == "console" else when
         return f"{clock} {level.name} [{namespace}] {shown}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
@@ -250,7 +250,7 @@ async def _model_value(body: RequestBody) -> Member:
     while True:
         if body.error is not None:
             raise body.error
-        member = body.members.find("model")
+        member: Member | None = body.members.find("model")
         if member is not None:
             return member
         await _change_of(body)

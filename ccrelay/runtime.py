@@ -95,7 +95,7 @@ class Runtime:
             for key in key_order(settings)
             if key.secret is not None
         )
-        cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+        cookies: Any = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
         return Upstream(provider, HTTPClient(agent, cookiejar=cookies), settings.timeouts, leases)
 
     def _origin_agent(

@@ -8,7 +8,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
@@ -36,13 +35,13 @@ class RelayService(Service):
         self._ports: list[IListeningPort] = []
         self.site = RelaySite(Root(lambda: self._runtime.surface), reactor, lambda: self._runtime.surface)
 
-    def setServiceParent(self, parent: Any) -> None:  # noqa: N802
+    def setServiceParent(self, parent: Any) -> None:
         """twistd looks for the log observer on the application, which only here is known."""
         if isinstance(parent, Componentized) and parent.getComponent(ILogObserver, None) is None:
             parent.setComponent(ILogObserver, self._observer)
         super().setServiceParent(parent)
 
-    def privilegedStartService(self) -> None:  # noqa: N802
+    def privilegedStartService(self) -> None:
         """Open the listeners. A listener that cannot be opened ends the process: SystemExit with one line."""
         super().privilegedStartService()
         try:
@@ -54,7 +53,7 @@ class RelayService(Service):
 
     def _listen(self) -> None:
         server = self._runtime.settings.server
-        factory: Factory = self.site
+        factory: Any = self.site
         if server.tls is not None:
             try:
                 factory = tls_factory(server.tls, self.site)
@@ -72,7 +71,7 @@ class RelayService(Service):
                 raise CannotListen(f"cannot listen on {description}: {reason}")
             self._ports.append(port)
 
-    def startService(self) -> None:  # noqa: N802
+    def startService(self) -> None:
         super().startService()
         for port in self._ports:
             _log.info("listening on {address}", address=_address(port))
@@ -80,7 +79,7 @@ class RelayService(Service):
             _log.info("provider {name} ({type}): {state}", name=entry.name, type=entry.type,
                       state="ready" if entry.usable else "has no key")
 
-    def stopService(self) -> Deferred[None]:  # noqa: N802
+    def stopService(self) -> Deferred[None]:
         """Take no new connection, let calls finish for ``server.drain_timeout``, then cut what is left."""
         super().stopService()
         drained: Deferred[None] = Deferred()

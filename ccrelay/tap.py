@@ -14,6 +14,7 @@ from twisted.python import usage
 from ccrelay import __version__
 from ccrelay.core.config import find_config, load
 from ccrelay.errors import ConfigError, Problem
+from ccrelay.lean import poll_leanly
 from ccrelay.logs import observer_for
 from ccrelay.runtime import Runtime, not_served
 from ccrelay.service import RelayService
@@ -30,7 +31,7 @@ class Options(usage.Options):
     optFlags = [["check", None, "Validate the configuration and exit: 0 if it can be used, 1 if not."]]  # noqa: RUF012
     longdesc = "Relays Anthropic Messages calls to the configured providers."
 
-    def parseOptions(self, options: Sequence[str] | None = None) -> None:  # noqa: N802
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """As usage.Options, but a wrong option ends the process with 1; on Twisted 22.4 twistd itself exits 0."""
         try:
             super().parseOptions(options)
@@ -39,11 +40,11 @@ class Options(usage.Options):
 
     def opt_version(self) -> None:
         """Print the version and exit."""
-        print(f"cc-relay {__version__}")
+        sys.stdout.write(f"cc-relay {__version__}\n")
         raise SystemExit(0)
 
 
-def makeService(options: Options) -> IService:  # noqa: N802
+def makeService(options: Options) -> IService:
     """The daemon, ready to be started by twistd.
 
     Raises SystemExit: with 0 after a successful ``--check``; with one readable message, hence status 1, if the
@@ -71,12 +72,13 @@ def makeService(options: Options) -> IService:  # noqa: N802
     warnings = (*loaded.warnings, *not_served(loaded.settings))
     _tell(path, warnings)
     if options["check"]:
-        print(f"{path}: the configuration can be used")
+        sys.stdout.write(f"{path}: the configuration can be used\n")
         raise SystemExit(0)
     try:
         observer = observer_for(loaded.settings.logging)
     except OSError as error:
         raise SystemExit(f"cc-relay: logging.output: {error}") from None
+    poll_leanly(reactor)
     service: Any = RelayService(reactor, runtime, observer)
     return service  # type: ignore[no-any-return]
 
@@ -91,4 +93,4 @@ def _read(path: str) -> str:
 
 def _tell(path: str, warnings: Sequence[Problem]) -> None:
     for warning in warnings:
-        print(f"cc-relay: {path}: warning: {warning}", file=sys.stderr)
+        sys.stderr.write(f"cc-relay: {path}: warning: {warning}\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ccrelay.core.access import REFUSED, AccessRecord
 from ccrelay.core.failures import Failure
@@ -32,7 +32,7 @@ class Story:
     reason: str | None = None
     first_byte: float | None = None
     stream: bool = False
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     upstream_request_id: str | None = None
 
     def attempting(self, provider: str, model: str, key: str | None) -> None:

@@ -79,7 +79,7 @@ class OriginAgent:
         return await connection.exchange(method, head, producer)
 
     def _connect(self) -> Deferred[UpstreamConnection]:
-        return self._endpoint.connect(self._factory)
+        return self._endpoint.connect(self._factory)  # type: ignore[return-value]
 
     def close(self) -> Deferred[None]:
         """Let go of idle connections; the ones in use close when their exchange ends."""

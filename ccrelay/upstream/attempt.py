@@ -104,7 +104,7 @@ class Attempt:
         headers = WebHeaders()
         for name, value in request.headers:
             headers.addRawHeader(name, value)
-        waiting: Deferred[IResponse] = self._client.request(
+        waiting: Deferred[Any] = self._client.request(
             request.method.decode("ascii"),
             request.url.decode("ascii"),
             headers=headers,
@@ -190,7 +190,7 @@ class _Collector(Protocol):
         self._body = bytearray()
         self.done: Deferred[bytes] = Deferred(lambda _: self._close())
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         self._body += data
         if len(self._body) >= ERROR_BYTES:
             self.stop()
@@ -200,7 +200,7 @@ class _Collector(Protocol):
         self._close()
         self._fire()
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._fire()
 
     def _close(self) -> None:

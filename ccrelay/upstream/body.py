@@ -41,11 +41,12 @@ class EditedBody:
         self._paused = False
         self._copying = False
 
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         self._reader = EditedReader(self._body, self._edits)
         self._consumer = consumer
         self._paused = False
-        self._done = done = Deferred()
+        done: Deferred[None] = Deferred()
+        self._done = done
         self._unwatch = self._body.watch(self._copy)
         consumer.registerProducer(self, True)
         self._copy()
@@ -84,12 +85,12 @@ class EditedBody:
             self._consumer.unregisterProducer()
         self._consumer = self._reader = self._done = None
 
-    def pauseProducing(self) -> None:  # noqa: N802
+    def pauseProducing(self) -> None:
         self._paused = True
 
-    def resumeProducing(self) -> None:  # noqa: N802
+    def resumeProducing(self) -> None:
         self._paused = False
         self._copy()
 
-    def stopProducing(self) -> None:  # noqa: N802
+    def stopProducing(self) -> None:
         self._stop()

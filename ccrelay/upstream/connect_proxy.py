@@ -24,11 +24,11 @@ class _Tunnel(Protocol):
         self._opened: Deferred[IProtocol] | None = opened
         self._parser = ResponseHeadParser(b"CONNECT")
 
-    def connectionMade(self) -> None:  # noqa: N802
+    def connectionMade(self) -> None:
         head = encode_request_head(b"CONNECT", self._authority, ((b"host", self._authority),))
         self.transport.write(head)  # type: ignore[union-attr]
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         transport: Any = self.transport
         try:
             head = self._parser.receive_data(data)
@@ -48,13 +48,19 @@ class _Tunnel(Protocol):
         if self._parser.trailing:
             self._inner.dataReceived(self._parser.trailing)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._opened is not None:
             self._fail(ProxyRefused(f"the proxy closed the connection: {reason.value}"))
 
+    def abort(self) -> None:
+        """Give the tunnel up, if the proxy has been reached at all."""
+        transport: Any = self.transport
+        if transport is not None:
+            transport.abortConnection()
+
     def _fail(self, error: Exception) -> None:
         opened, self._opened = self._opened, None
-        self.transport.abortConnection()  # type: ignore[union-attr]
+        self.abort()
         if opened is not None:
             opened.errback(Failure(error))
 
@@ -72,9 +78,18 @@ class ConnectProxyEndpoint:
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         inner: Any = factory.buildProtocol(None)  # type: ignore[arg-type]
-        connecting: Deferred[Any] = Deferred()
-        opened: Deferred[IProtocol] = Deferred(lambda _: tunnel.transport and tunnel.transport.abortConnection())
+
+        def cancel(_: object) -> None:
+            connecting.cancel()
+            tunnel.abort()
+
+        opened: Deferred[IProtocol] = Deferred(cancel)
         tunnel = _Tunnel(self._authority, inner, opened)
-        connecting = self._proxy.connect(Factory.forProtocol(lambda: tunnel))
-        connecting.addErrback(opened.errback)
+        connecting: Deferred[Any] = self._proxy.connect(Factory.forProtocol(lambda: tunnel))
+
+        def failed(failure: Failure) -> None:
+            if not opened.called:
+                opened.errback(failure)
+
+        connecting.addErrback(failed)
         return opened

@@ -59,10 +59,10 @@ class UpstreamResponse:
             self.headers.addRawHeader(name, value)
         self.length = head.framing.length if head.framing.length is not None else UNKNOWN_LENGTH
 
-    def deliverBody(self, protocol: IProtocol) -> None:  # noqa: N802
+    def deliverBody(self, protocol: IProtocol) -> None:
         self._connection.deliver(protocol)
 
-    def setPreviousResponse(self, response: IResponse) -> None:  # noqa: N802
+    def setPreviousResponse(self, response: IResponse) -> None:
         """Only redirecting agents call it, and nothing here follows a redirect."""
 
 
@@ -76,21 +76,21 @@ class BodyTransport:
     def detach(self) -> None:
         self._connection = None
 
-    def pauseProducing(self) -> None:  # noqa: N802
+    def pauseProducing(self) -> None:
         if self._connection is not None:
             self._connection.pause()
 
-    def resumeProducing(self) -> None:  # noqa: N802
+    def resumeProducing(self) -> None:
         if self._connection is not None:
             self._connection.resume()
 
-    def stopProducing(self) -> None:  # noqa: N802
+    def stopProducing(self) -> None:
         self.abortConnection()
 
-    def loseConnection(self) -> None:  # noqa: N802
+    def loseConnection(self) -> None:
         self.abortConnection()
 
-    def abortConnection(self) -> None:  # noqa: N802
+    def abortConnection(self) -> None:
         if self._connection is not None:
             self._connection.abort()
 
@@ -106,10 +106,10 @@ class _BodyWriter:
     def write(self, data: bytes) -> None:
         self._transport.write(encode_chunk(data) if self._chunked else data)
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
         self._transport.registerProducer(producer, streaming)
 
-    def unregisterProducer(self) -> None:  # noqa: N802
+    def unregisterProducer(self) -> None:
         self._transport.unregisterProducer()
 
     def end(self) -> None:
@@ -146,7 +146,7 @@ class UpstreamConnection(Protocol):
         self._producer: IBodyProducer | None = None
         self._violation: Failure | None = None
 
-    def connectionMade(self) -> None:  # noqa: N802
+    def connectionMade(self) -> None:
         transport: Any = self.transport
         # Without NODELAY a burst of small pieces stalls for 40 ms; without keep-alive a half-dead peer holds a call.
         transport.setTcpNoDelay(True)
@@ -165,7 +165,8 @@ class UpstreamConnection(Protocol):
         transport: Any = self.transport
         self._parser = ResponseHeadParser(method)
         self._heard = False
-        self._answered = answered = Deferred(lambda _: self.abort())
+        answered: Deferred[UpstreamResponse] = Deferred(lambda _: self.abort())
+        self._answered = answered
         transport.write(head)
         if producer is not None and producer.length != 0:
             self._producer = producer
@@ -184,7 +185,7 @@ class UpstreamConnection(Protocol):
 
     # -- the answer
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         receiver = self._receiver
         if receiver is not None:
             self._body_received(data, receiver)
@@ -220,7 +221,7 @@ class UpstreamConnection(Protocol):
         """Give the body to ``receiver``, from its first byte on."""
         self._body_transport = BodyTransport(self)
         self._receiver = receiver
-        receiver.makeConnection(self._body_transport)
+        receiver.makeConnection(self._body_transport)  # type: ignore[arg-type]
         early, self._early = self._early, b""
         self.resume()
         self._body_received(early, receiver)
@@ -281,7 +282,7 @@ class UpstreamConnection(Protocol):
         if not self.closed:
             self.transport.abortConnection()  # type: ignore[union-attr]
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.closed = True
         self._on_closed(self)
         cause = self._violation or reason

@@ -54,7 +54,7 @@ def upstream_error(failure: Failure) -> UpstreamError:
 
 
 def _cause(failure: Failure) -> tuple[BaseException, bool]:
-    value: BaseException = failure.value
+    value: BaseException | None = failure.value
     answered = False
     while True:
         if isinstance(value, NoAnswer):
@@ -63,6 +63,7 @@ def _cause(failure: Failure) -> tuple[BaseException, bool]:
             answered = True
             value = value.reasons[0].value
         else:
+            assert value is not None
             return value, answered
 
 

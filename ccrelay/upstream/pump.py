@@ -112,10 +112,10 @@ class Pump(Protocol):
 
     # -- from the upstream
 
-    def connectionMade(self) -> None:  # noqa: N802
+    def connectionMade(self) -> None:
         self._idle.start()
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         if self._over:
             return
         now = self._clock.seconds()
@@ -138,13 +138,11 @@ class Pump(Protocol):
             self._ping.touch(now)
             self._sink.write(data)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._over:
             return
         ended_well = reason.check(ResponseDone, PotentialDataLoss) is not None
         fault = self._message_fault(reason) if self._decoder is None else self._stream_fault(reason, ended_well)
-        if self._over:
-            return
         if fault is None:
             self._finish()
         else:
@@ -230,21 +228,21 @@ class Pump(Protocol):
             self._sink.write(PING)
             self._ping.start()
 
-    def pauseProducing(self) -> None:  # noqa: N802
+    def pauseProducing(self) -> None:
         """The client reads slowly: the upstream's silence is now ours, so its timers stand still."""
         if not self._over:
             self._idle.stop()
             self._ping.stop()
             self.transport.pauseProducing()  # type: ignore[union-attr]
 
-    def resumeProducing(self) -> None:  # noqa: N802
+    def resumeProducing(self) -> None:
         if not self._over:
             self._idle.start()
             if self._decoder is not None and not self._holding:
                 self._ping.start()
             self.transport.resumeProducing()  # type: ignore[union-attr]
 
-    def stopProducing(self) -> None:  # noqa: N802
+    def stopProducing(self) -> None:
         self.abort()
 
     # -- endings
@@ -258,6 +256,8 @@ class Pump(Protocol):
         self.ended.callback(Ending(Outcome.STALLED, "the answer fell silent"))
 
     def _broken(self, reason: str) -> None:
+        if self._over:
+            return
         if self._holding:
             self._refuse(UpstreamError(Outcome.PROVIDER_ILL, reason, answered=True))
             return
@@ -266,6 +266,8 @@ class Pump(Protocol):
         self.ended.callback(Ending(Outcome.TRUNCATED, reason))
 
     def _finish(self) -> None:
+        if self._over:
+            return
         if self._decoder is None and self._message is not None:
             self.facts = usage_of_message(bytes(self._message))
         if self._holding and self._decoder is None:

@@ -20,7 +20,7 @@ class SystemRootsAnd:
     def __init__(self, ca_file: str) -> None:
         self._ca_file = ca_file
 
-    def _addCACertsToContext(self, context: Any) -> None:  # noqa: N802
+    def _addCACertsToContext(self, context: Any) -> None:
         context.set_default_verify_paths()
         context.load_verify_locations(self._ca_file)
 

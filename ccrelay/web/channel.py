@@ -30,6 +30,7 @@ from ccrelay.core.http1 import (
     encode_response_head,
 )
 from ccrelay.core.model import Answer, Headers
+from ccrelay.lean import write_now
 from ccrelay.timers import SilenceTimer
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class RelayChannel(Protocol):
 
     # -- the connection
 
-    def connectionMade(self) -> None:  # noqa: N802
+    def connectionMade(self) -> None:
         transport: Any = self.transport
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
@@ -87,7 +88,7 @@ class RelayChannel(Protocol):
         self.site.channel_opened(self)
         self._wait(self.site.limits.header_timeout, self._head_late)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._closing = True
         self._stop_waiting()
         self._body_stall.stop()
@@ -98,10 +99,10 @@ class RelayChannel(Protocol):
         if request is not None:
             request.connectionLost(reason)
 
-    def getPeer(self) -> Any:  # noqa: N802
+    def getPeer(self) -> Any:
         return self.transport.getPeer()  # type: ignore[union-attr]
 
-    def getHost(self) -> Any:  # noqa: N802
+    def getHost(self) -> Any:
         return self.transport.getHost()  # type: ignore[union-attr]
 
     def abort(self) -> None:
@@ -117,7 +118,7 @@ class RelayChannel(Protocol):
 
     # -- reading
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         if self._closing:
             self._discard(len(data))
         elif self._decoder is not None:
@@ -224,10 +225,7 @@ class RelayChannel(Protocol):
 
     def write_body(self, data: bytes) -> None:
         """Write a piece of the body begun with ``begin``."""
-        if self._chunked:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))  # type: ignore[union-attr]
-        else:
-            self.transport.write(data)  # type: ignore[union-attr]
+        write_now(self.transport, b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end_body(self) -> None:
         """End the body begun with ``begin``."""
@@ -240,24 +238,24 @@ class RelayChannel(Protocol):
         if producer is not None and self._backed_up:
             producer.pauseProducing()
 
-    def pauseProducing(self) -> None:  # noqa: N802
+    def pauseProducing(self) -> None:
         self._backed_up = True
         self._write_stall.start()
         if self._producer is not None:
             self._producer.pauseProducing()
 
-    def resumeProducing(self) -> None:  # noqa: N802
+    def resumeProducing(self) -> None:
         self._backed_up = False
         self._write_stall.stop()
         if self._producer is not None:
             self._producer.resumeProducing()
 
-    def stopProducing(self) -> None:  # noqa: N802
+    def stopProducing(self) -> None:
         """The transport is gone; ``connectionLost`` follows."""
 
     # -- the end of an exchange
 
-    def requestDone(self, request: RelayRequest) -> None:  # noqa: N802
+    def requestDone(self, request: RelayRequest) -> None:
         """The answer is written (twisted.web's name for it)."""
         self._request = None
         self._producer = None

@@ -40,7 +40,7 @@ class RelayRequest(server.Request):
         self.id = channel.site.request_id_for(head)
         self.body: RequestBody | None = None
         self.bytes_out = 0
-        self._relay_channel = channel
+        self.relay_channel = channel
         self._on_gone: Callable[[], None] | None = None
         self._on_settled: list[Callable[[], None]] = []
         self.gone = False
@@ -53,36 +53,38 @@ class RelayRequest(server.Request):
 
     def process(self) -> None:
         """Find the resource and render it; unlike twisted.web's own this names no server version."""
-        self.site = self.channel.site
+        site = self.relay_channel.site
+        self.site = site
         self.prepath: list[bytes] = []
         self.postpath = [unquote(part.decode("latin-1")).encode("utf-8") for part in self.path[1:].split(b"/")]
         try:
-            self.site.guard(self)
-            self.render(self.site.getResourceFor(self))
+            site.guard(self)
+            self.render(site.getResourceFor(self))
         except ClientError as error:
             self.refuse(error)
-        except Exception:
+        except Exception:  # noqa: BLE001  (a bug must not take the connection's other requests along)
             self.processingFailed(Failure())
 
-    def processingFailed(self, reason: Failure) -> None:  # noqa: N802
+    def processingFailed(self, reason: Failure) -> None:
         """A bug in a resource: logged in full, told to the client as a plain 500."""
         _log.failure("request {id} failed", failure=reason, id=self.id)
         if not self.answered and not self.gone:
             self.refuse(ClientError(500, "api_error", "Internal error in cc-relay; its log has the details"))
         elif not self.gone:
-            self._relay_channel.abort()
+            self.relay_channel.abort()
 
     # -- the body
 
     def open_body(self) -> RequestBody:
         """Ask for the body: from now on it arrives in the RequestBody. Raises BodyTooLarge if it says it will be."""
-        limits = self._relay_channel.site.limits
+        limits = self.relay_channel.site.limits
         framing = self.head.framing
         self.body = body = RequestBody(framing.length, limits.max_body_bytes)
+        body.watch(self._body_changed)
         if framing.length == 0:
             body.receive_eof()
         else:
-            self._relay_channel.body_wanted()
+            self.relay_channel.body_wanted()
         return body
 
     def body_received(self, data: bytes) -> None:
@@ -93,7 +95,11 @@ class RelayRequest(server.Request):
             body.receive_data(data)
         except ClientError:
             return
-        self._relay_channel.site.budget.add(self, len(data))
+        self.relay_channel.site.budget.add(self, len(data))
+
+    def _body_changed(self) -> None:
+        if self.body is not None and self.body.released:
+            self.relay_channel.site.budget.release(self)
 
     def body_complete(self) -> None:
         """The last byte of the body has come."""
@@ -116,11 +122,11 @@ class RelayRequest(server.Request):
 
     def pause(self) -> None:
         """The budget for bodies in memory is used up (see BodyBudget)."""
-        self._relay_channel.pause_reading()
+        self.relay_channel.pause_reading()
 
     def resume(self) -> None:
         """There is room again."""
-        self._relay_channel.resume_reading()
+        self.relay_channel.resume_reading()
 
     # -- the answer
 
@@ -134,8 +140,8 @@ class RelayRequest(server.Request):
         self.bytes_out = len(answer.body)
         self.code = answer.status
         body_pending = self.body is None or not self.body.complete
-        headers = self._relay_channel.site.answer_headers(self, answer.headers)
-        self._relay_channel.send(
+        headers = self.relay_channel.site.answer_headers(self, answer.headers)
+        self.relay_channel.send(
             Answer(answer.status, headers, answer.body),
             close=body_pending and self.head.framing.length != 0,
             with_body=self.method != b"HEAD",
@@ -165,9 +171,9 @@ class RelayRequest(server.Request):
         callbacks, self._on_settled = self._on_settled, []
         for callback in callbacks:
             callback()
-        self._relay_channel.site.budget.release(self)
+        self.relay_channel.site.budget.release(self)
 
-    def connectionLost(self, reason: Any) -> None:  # noqa: N802
+    def connectionLost(self, reason: Any) -> None:
         """The client has left."""
         self.gone = True
         if self.body is not None and not self.body.complete and self.body.error is None:

@@ -80,7 +80,7 @@ class Health(ApiResource):
     methods = (b"GET", b"HEAD")
 
     def serve(self, request: RelayRequest) -> None:
-        if request.site.draining:
+        if request.relay_channel.site.draining:
             request.answer(Answer(503, _JSON, b'{"status":"draining"}'))
         elif not self._current().usable():
             request.answer(Answer(503, _JSON, b'{"status":"no usable provider"}'))
@@ -213,7 +213,7 @@ class Root(Resource):
         }
         self._models = models
 
-    def getChildWithDefault(self, name: Any, request: Any) -> Any:  # noqa: N802
+    def getChildWithDefault(self, name: Any, request: Any) -> Any:
         """Called by the site with the first segment; the whole path decides."""
         found = self._paths.get(request.path)
         if found is not None:

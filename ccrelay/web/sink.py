@@ -18,7 +18,7 @@ class ClientSink:
 
     def __init__(self, request: RelayRequest) -> None:
         self._request = request
-        self._channel = request._relay_channel
+        self._channel = request.relay_channel
         self.committed = False
 
     @property

@@ -49,18 +49,18 @@ class RelaySite(server.Site):
 
     # -- twisted.web's factory
 
-    def startFactory(self) -> None:  # noqa: N802
+    def startFactory(self) -> None:
         """Nothing to start: the access log is the relay's own."""
-        Factory.startFactory(self)
+        Factory.startFactory(self)  # type: ignore[arg-type]
 
-    def stopFactory(self) -> None:  # noqa: N802
+    def stopFactory(self) -> None:
         """See startFactory."""
-        Factory.stopFactory(self)
+        Factory.stopFactory(self)  # type: ignore[arg-type]
 
     def log(self, request: Any) -> None:
         """twisted.web's access log, which this project does not keep."""
 
-    def buildProtocol(self, addr: IAddress | None) -> RelayChannel:  # noqa: N802
+    def buildProtocol(self, addr: IAddress | None) -> RelayChannel:  # type: ignore[override]
         return RelayChannel(self, self._clock, RelayRequest)
 
     # -- the channels

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from OpenSSL import SSL
 from twisted.internet import ssl
-from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from ccrelay.core.settings import TlsSettings
@@ -19,11 +20,11 @@ class _ChainContext(ssl.ContextFactory):
         context.use_privatekey_file(settings.private_key)
         context.check_privatekey()
 
-    def getContext(self) -> SSL.Context:  # noqa: N802
+    def getContext(self) -> SSL.Context:
         return self._context
 
 
-def tls_factory(settings: TlsSettings, factory: Factory) -> Factory:
+def tls_factory(settings: TlsSettings, factory: Any) -> TLSMemoryBIOFactory:
     """``factory`` behind TLS 1.2 or newer, with the PEM certificate chain and key that ``settings`` names.
 
     Raises OpenSSL.SSL.Error if they cannot be read or do not belong together. Reads files: call it at the start, not
