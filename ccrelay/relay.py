@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
@@ -93,6 +93,11 @@ class Relay:
             verdicts.append(verdict)
             serving.cancel()
 
+        def check_wanted() -> None:
+            # What a cancelled attempt fails with is up to the library that was interrupted; this is not.
+            if verdicts or client.gone:
+                raise CancelledError
+
         def body_changed() -> None:
             if isinstance(call.body.error, ClientError) and not verdicts:
                 stop(call.body.error)
@@ -122,16 +127,19 @@ class Relay:
             self._observe(story.record(call, client.bytes_out, self._clock.seconds(), self._epoch()))
 
         deadline = self._clock.callLater(self._timeout, too_late)
-        serving = Deferred.fromCoroutine(self._serve(call, sink, story))
+        serving = Deferred.fromCoroutine(self._serve(call, sink, story, check_wanted))
         unwatch = call.body.watch(body_changed)
         client.when_gone(serving.cancel)
         serving.addErrback(stopped)
         serving.addBoth(settle)
         return serving.addErrback(lambda failure: _log.failure("call was not settled", failure=failure))
 
-    async def _serve(self, call: Call, sink: IResponseSink, story: Story) -> None:
+    async def _serve(
+        self, call: Call, sink: IResponseSink, story: Story, check_wanted: Callable[[], None]
+    ) -> None:
         """Find the model, try the candidates in order, pass on the first answer that begins, settle at its end.
 
+        check_wanted(): raises CancelledError once nobody waits for an answer any more.
         Raises ClientError where the call cannot be served.
         """
         model_value = await _model_value(call.body)
@@ -148,6 +156,7 @@ class Relay:
                     story.stream, story.usage = result.pump.is_stream, result.pump.usage
                 story.ended(ending.outcome, ending.reason)
                 return
+            check_wanted()
             story.failed(result)
             failures.append(result)
             loop.failed(result.outcome, self._clock.seconds())

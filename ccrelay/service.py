@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
@@ -33,6 +36,7 @@ class RelayService(Service):
         self._runtime = runtime
         self._observer = observer
         self._ports: list[IListeningPort] = []
+        self._cut: Callable[[], None] | None = None
         self.site = RelaySite(Root(lambda: self._runtime.surface), reactor, lambda: self._runtime.surface)
 
     def setServiceParent(self, parent: Any) -> None:
@@ -73,11 +77,26 @@ class RelayService(Service):
 
     def startService(self) -> None:
         super().startService()
+        self._reactor.callWhenRunning(self._take_signals)
         for port in self._ports:
             _log.info("listening on {address}", address=_address(port))
         for entry in self._runtime.surface.providers():
             _log.info("provider {name} ({type}): {state}", name=entry.name, type=entry.type,
                       state="ready" if entry.usable else "has no key")
+
+    def _take_signals(self) -> None:
+        """Our own SIGTERM and SIGINT: a clean stop exits with 0 (Twisted's handler would re-raise the signal at the
+        end), and a second signal does not wait for calls to finish."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: self._reactor.callFromThread(self._signalled))
+
+    def _signalled(self) -> None:
+        if self._cut is not None:
+            self._cut()
+        elif self.running:
+            _log.info("stopping")
+            self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:
         """Take no new connection, let calls finish for ``server.drain_timeout``, then cut what is left."""
@@ -88,15 +107,16 @@ class RelayService(Service):
 
         def check() -> None:
             if self.site.open_channels == 0 and not drained.called:
-                deadline.cancel()
+                if deadline.active():
+                    deadline.cancel()
                 drained.callback(None)
 
         def cut() -> None:
-            _log.warn("cutting {count} connections after the drain timeout", count=self.site.open_channels)
-            self.site.on_channel_closed = None
-            self.site.abort_all()
-            drained.callback(None)
+            if not drained.called:
+                _log.warn("cutting {count} connections that have not finished", count=self.site.open_channels)
+                self.site.abort_all()
 
+        self._cut = cut
         deadline = self._reactor.callLater(self._runtime.settings.server.drain_timeout, cut)
         self.site.on_channel_closed = check
         self.site.drain()

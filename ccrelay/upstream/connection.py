@@ -165,7 +165,7 @@ class UpstreamConnection(Protocol):
         transport: Any = self.transport
         self._parser = ResponseHeadParser(method)
         self._heard = False
-        answered: Deferred[UpstreamResponse] = Deferred(lambda _: self.abort())
+        answered: Deferred[UpstreamResponse] = Deferred(self._given_up)
         self._answered = answered
         transport.write(head)
         if producer is not None and producer.length != 0:
@@ -173,6 +173,10 @@ class UpstreamConnection(Protocol):
             writer = _BodyWriter(transport, producer.length is UNKNOWN_LENGTH)
             producer.startProducing(writer).addCallbacks(self._sent, self._not_sent, callbackArgs=(writer,))
         return answered
+
+    def _given_up(self, _: object) -> None:
+        self._answered = None
+        self.abort()
 
     def _sent(self, _: object, writer: _BodyWriter) -> None:
         self._producer = None
@@ -262,10 +266,13 @@ class UpstreamConnection(Protocol):
         if self._body_transport is not None:
             self._body_transport.detach()
             self._body_transport = None
-        if self._producer is not None:
-            self._producer.stopProducing()
-            self._producer = None
+        self._stop_upload()
         return receiver
+
+    def _stop_upload(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()
 
     # -- the socket
 
@@ -279,6 +286,7 @@ class UpstreamConnection(Protocol):
 
     def abort(self) -> None:
         """Close the socket now; what is under way fails."""
+        self._stop_upload()
         if not self.closed:
             self.transport.abortConnection()  # type: ignore[union-attr]
 

@@ -172,12 +172,14 @@ class RelayChannel(Protocol):
             self._body_stall.stop()
             request.body_broken(violation)
             return
-        if body:
-            request.body_received(body)
-        if decoder.done and not self._closing:
+        if decoder.done:
+            # Before the request hears of it: whatever it then answers, the next request begins behind this body.
             self._decoder = None
             self._body_stall.stop()
             self._pipelined = decoder.trailing
+        if body:
+            request.body_received(body)
+        if decoder.done:
             request.body_complete()
 
     def _discard(self, count: int) -> None:
@@ -202,9 +204,9 @@ class RelayChannel(Protocol):
 
     # -- writing
 
-    def send(self, answer: Answer, *, close: bool, with_body: bool = True) -> None:
-        """Write a whole answer. ``close``: and no other request on this connection. ``with_body``: not for HEAD."""
-        self._keep_alive = self._keep_alive and not close
+    def send(self, answer: Answer, *, with_body: bool) -> None:
+        """Write a whole answer. ``with_body``: false for HEAD."""
+        self._keep_alive = self._keep_alive and self._decoder is None
         length = (b"content-length", b"%d" % len(answer.body))
         head = self._head(answer.status, (*answer.headers, length))
         self.transport.write(head + answer.body if with_body else head)  # type: ignore[union-attr]
@@ -300,7 +302,8 @@ class RelayChannel(Protocol):
         """Answer what is not a request, in the envelope, and close: where the next one would begin is not known."""
         request_id = self.site.new_request_id()
         kind = "request_too_large" if status in (413, 414, 431) else "invalid_request_error"
-        self.send(error_answer(status, kind, message, request_id), close=True)
+        self._keep_alive = False
+        self.send(error_answer(status, kind, message, request_id), with_body=True)
         self._close(linger=True)
 
     # -- deadlines

@@ -139,12 +139,9 @@ class RelayRequest(server.Request):
         self.answered = True
         self.bytes_out = len(answer.body)
         self.code = answer.status
-        body_pending = self.body is None or not self.body.complete
         headers = self.relay_channel.site.answer_headers(self, answer.headers)
         self.relay_channel.send(
-            Answer(answer.status, headers, answer.body),
-            close=body_pending and self.head.framing.length != 0,
-            with_body=self.method != b"HEAD",
+            Answer(answer.status, headers, answer.body), with_body=self.method != b"HEAD"
         )
         self.end()
 
