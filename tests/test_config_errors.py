@@ -17,6 +17,14 @@ TYPES = "anthropic, zai, minimax, ollama, bedrock, azure, vertex, simulator"
     [
         ("{name: a, type: simulator, prioritty: 1}", "prioritty: unknown key; did you mean `priority`?"),
         ("{name: a, type: simulator, Enabled: true}", "Enabled: unknown key; did you mean `enabled`?"),
+        (
+            "{name: a, type: vertex, gcp_project_id: p, gcp_region: eu, region: x}",
+            "region: unknown key; did you mean `gcp_region`?",
+        ),
+        (
+            "{name: a, type: bedrock, aws_region: us-east-1, region: x}",
+            "region: unknown key; did you mean `aws_region`?",
+        ),
         ("{name: a, type: simulator, ttl: 5}", "ttl: unknown key; it belongs under `routing.affinity`"),
         ("{name: a, type: simulator, xyzzy: 5}", "xyzzy: unknown key"),
         (

@@ -342,6 +342,27 @@ def test_routing_names_providers_that_exist() -> None:
     ]
 
 
+def test_names_in_routing_are_checked_beside_other_mistakes() -> None:
+    text = (
+        providers("{name: local, type: ollama, priorty: 1}") + "routing: {stratgy: failover, default_provider: locl}\n"
+    )
+
+    assert [problem.split(": ")[1] for problem in problems_of(text)] == [
+        "providers[0].priorty",
+        "routing.default_provider",
+        "routing.stratgy",
+    ]
+
+
+@pytest.mark.parametrize(
+    "entry", ["{type: ollama}", "local", "{name: 5, type: ollama}", "{name: '${N}', type: ollama}"]
+)
+def test_names_in_routing_are_left_alone_where_a_provider_has_none_that_can_be_read(entry: str) -> None:
+    text = providers("{name: other, type: simulator}", entry) + "routing: {default_provider: local}\n"
+
+    assert [problem for problem in problems_of(text) if "routing" in problem] == []
+
+
 def test_routing_to_a_disabled_provider_counts_as_absent() -> None:
     text = (
         providers("{name: a, type: simulator}", "{name: b, type: zai, enabled: false}")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ccrelay.core.config import load
 from ccrelay.errors import ConfigError
+from tests.test_config import EVERYTHING
 
 CANARIES = [f"Canary-{n}-7f3a" for n in range(12)]
 
@@ -50,11 +51,13 @@ WHOLE: dict[str, Any] = {
     ],
     "routing": {"strategy": "failover"},
 }
+TAKES_ANY_TEXT = {"name", "allowed_hosts", "models", "model_mapping", "tls", "ca_file", "output"}
+"""Keys with texts that are no secrets, so that the settings show them."""
+
 ENVIRON = {"FROM_ENVIRONMENT": CANARIES[4]}
 
-NOISE = st.sampled_from(
-    [None, 5, True, "", "x", [], {}, "$", "${", "${UNSET}", "${FROM_ENVIRONMENT}", "${file:/run/secret}", "${file:/no}"]
-)
+NOISE = st.sampled_from([None, 5, True, "", "x", [], {}, "$", "${", "${UNSET}", "${file:/no}"])
+SECRET_NOISE = st.sampled_from(["${FROM_ENVIRONMENT}", "${file:/run/secret}"])
 
 
 def paths_of(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -71,7 +74,8 @@ def broken(draw: st.DrawFn, tree: Any) -> Any:
     key, value = path[-1], holder[path[-1]]
     way = draw(st.integers(0, 7))
     if way == 0:
-        holder[key] = draw(NOISE)
+        named = isinstance(value, str) and value not in CANARIES  # a name may be any text, and names are shown
+        holder[key] = draw(NOISE if named else NOISE | SECRET_NOISE)
     elif way == 1:
         holder[key] = [value]
     elif way == 2:
@@ -116,7 +120,7 @@ def broken_texts(draw: st.DrawFn) -> str:
     return text
 
 
-def said_about(text: str, syntax: Any) -> str:
+def said_about(text: str, syntax: Any = "yaml", *, with_settings: bool = True) -> str:
     """Everything that loading a text makes visible."""
 
     def read_file(path: str) -> str:
@@ -128,25 +132,41 @@ def said_about(text: str, syntax: Any) -> str:
         loaded = load(text, source="relay.yaml", syntax=syntax, environ=ENVIRON, read_file=read_file)
     except ConfigError as error:
         return f"{error} {error!r} {error.problems!r} {error.args!r}"
-    return f"{loaded!r} {loaded.settings} {loaded.warnings}"
+    return f"{loaded!r} {loaded.settings} {loaded.warnings}" if with_settings else f"{loaded.warnings}"
 
 
 def test_the_whole_configuration_loads_when_nothing_is_broken() -> None:
     tree = copy.deepcopy(WHOLE)
     del tree["providers"][0]["base_url"], tree["providers"][2]["proxy"]
 
-    assert said_about(yaml.safe_dump(tree), "yaml").startswith("Loaded(")
+    assert said_about(yaml.safe_dump(tree)).startswith("Loaded(")
 
 
 @given(broken_trees())
 def test_a_broken_configuration_shows_no_secret(tree: Any) -> None:
-    said = said_about(yaml.safe_dump(tree), "yaml")
+    said = said_about(yaml.safe_dump(tree))
 
     assert [canary for canary in CANARIES if canary in said] == []
 
 
 @given(broken_texts(), st.sampled_from(["yaml", "toml"]))
 def test_a_broken_text_shows_no_secret(text: str, syntax: str) -> None:
-    said = said_about(text, syntax)
+    said = said_about(text, syntax, with_settings=False)  # a name may now begin before a secret and end behind it
 
     assert [canary for canary in CANARIES if canary in said] == []
+
+
+def test_a_secret_in_any_wrong_place_stays_unseen() -> None:
+    tree = yaml.safe_load(EVERYTHING)
+    places = [path for path in paths_of(tree) if not TAKES_ANY_TEXT & set(path)]
+    texts = []
+    for path in places:
+        wrong = copy.deepcopy(tree)
+        holder = wrong
+        for part in path[:-1]:
+            holder = holder[part]
+        holder[path[-1]] = CANARIES[0]
+        texts.append(said_about(yaml.safe_dump(wrong)))
+
+    assert len([text for text in texts if text.startswith("relay.yaml: ")]) > 40
+    assert [path for path, text in zip(places, texts, strict=True) if CANARIES[0] in text] == []

@@ -222,17 +222,23 @@ def _check_url(where: Path, url: str, schemes: tuple[str, ...], report: Report) 
 
 
 def _check_routing(tree: Tree, report: Report) -> None:
-    path: Path = ("routing",)
-    if not report.clean(path, ("providers",)):
+    mapping: Path = ("routing", "model_mapping")
+    default: Path = ("routing", "default_provider")
+    strategy: Path = ("routing", "strategy")
+    if not report.clean(mapping, default):
         return
     routing = tree["routing"]
-    enabled = {provider["name"]: provider["enabled"] for provider in tree["providers"]}
-    asked = [((*path, "model_mapping", model), name) for model, name in routing["model_mapping"].items()]
-    asked += [((*path, "default_provider"), routing["default_provider"])] if "default_provider" in routing else []
+    asked = [((*mapping, model), name) for model, name in routing["model_mapping"].items()]
+    asked += [(default, routing["default_provider"])] if "default_provider" in routing else []
+    if report.clean(strategy) and routing["strategy"] == "model_based" and not asked:
+        report.error(strategy, "`model_based` needs `routing.model_mapping` or `routing.default_provider`")
+    providers = list(_providers(tree))
+    known = [path for path, _ in providers if report.clean((*path, "name"), (*path, "enabled"))]
+    if not isinstance(tree.get("providers"), list) or len(known) < len(tree["providers"]):
+        return  # a provider whose name cannot be read may be the one that is meant
+    enabled = {provider["name"]: provider["enabled"] for _, provider in providers}
     for where, name in asked:
         if name not in enabled:
             report.error(where, f"no provider has this name{suggestion(name, enabled)}")
         elif not enabled[name]:
             report.warn(where, "this provider is disabled, so the entry counts as absent")
-    if routing["strategy"] == "model_based" and not asked:
-        report.error((*path, "strategy"), "`model_based` needs `routing.model_mapping` or `routing.default_provider`")

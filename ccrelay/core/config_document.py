@@ -94,6 +94,7 @@ def unreadable(line: int | None, message: str) -> Document:
 
 
 def too_large(error: TooLargeError) -> Document:
+    """The Document of a file that passes a bound."""
     return unreadable(error.line, "nested too deeply, or too much of it: no configuration looks like this")
 
 

@@ -91,13 +91,15 @@ def _say_dependent(fault: _Fault, report: Report) -> None:
 
 def _say_unknown(fault: _Fault, report: Report) -> None:
     known, legacy = fault.schema["properties"], fault.schema.get("x-legacy", {})
+    kind, kinds = fault.value.get("type"), known.get("type", {}).get("enum", ())
+    fitting = [name for name in known if kind not in kinds or kind in known[name].get("x-types", kinds)]
     for key, value in fault.value.items():
         if key in known:
             continue
         if key in legacy:
             report.warn((*fault.path, key), f"has no effect any more: {legacy[key]}")
             continue
-        hint = suggestion(key, known) or _elsewhere(key)
+        hint = suggestion(key, fitting) or _elsewhere(key)
         # A key without a value is more likely a text that lost its key (``{sk-...}``) than a key: not shown.
         if is_name(key) and value is not None:
             report.error((*fault.path, key), f"unknown key{hint}")
