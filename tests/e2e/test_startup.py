@@ -19,8 +19,6 @@ from tests.e2e.relay_process import ROOT, Relay, config, environment, free_port,
 from tests.e2e.upstream_process import Upstream
 from tests.e2e.waiting import wait_for
 
-GOOD = config([provider("first", "http://127.0.0.1:9")])
-
 
 def write(folder: Path, configuration: Any, name: str = "relay.yaml") -> Path:
     path = folder / name
@@ -29,7 +27,7 @@ def write(folder: Path, configuration: Any, name: str = "relay.yaml") -> Path:
 
 
 def listening_on(port: int) -> dict[str, Any]:
-    return {**GOOD, "server": {**GOOD["server"], "listen": f"127.0.0.1:{port}"}}
+    return config([provider("first", "http://127.0.0.1:9")], server={"listen": f"127.0.0.1:{port}"})
 
 
 def ccrelay(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -59,7 +57,7 @@ def test_a_broken_configuration_lists_every_fault_once(tmp_path: Path) -> None:
     broken["providers"] = [{"name": "first", "type": "anthropix", "keys": [{"key": "k"}], "prioritty": 1}]
     broken["server"]["timeout_ms"] = "soon"
     path = write(tmp_path, broken)
-    refused(ccrelay(tmp_path, "--config", str(path)), "anthropix", "prioritty", "timeout_ms")
+    refused(ccrelay(tmp_path, "--config", str(path)), "providers[0].type", "prioritty", "timeout_ms")
 
 
 @pytest.mark.parametrize(
