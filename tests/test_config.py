@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ccrelay.core.config import find_config, syntax_of
+from ccrelay.core.config import find_config
 from ccrelay.core.secret import Secret
 from ccrelay.core.settings import (
     AwsSettings,
@@ -15,7 +15,6 @@ from ccrelay.core.settings import (
     TimeoutSettings,
     TlsSettings,
 )
-from ccrelay.errors import ConfigError
 from tests.config_loading import SIMULATOR, load_text, problems_of, provider_of, settings_of
 
 EVERYTHING = """
@@ -374,12 +373,6 @@ def test_without_a_home_the_system_is_asked() -> None:
     find_config(None, "/", "", lambda path: bool(tried.append(path)))
 
     assert tried == ["/config.yaml", "/config.toml", "/etc/cc-relay.yaml"]
-
-
-def test_the_ending_of_a_file_is_its_syntax() -> None:
-    assert [syntax_of(path) for path in ("a.yaml", "b.yml", "c.toml")] == ["yaml", "yaml", "toml"]
-    with pytest.raises(ConfigError, match="must end in"):
-        syntax_of("/etc/cc-relay.conf")
 
 
 def test_settings_show_no_secret() -> None:

@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from ccrelay.core.catalogue import catalogue, default_models, find_model
+from ccrelay.core.catalogue import catalogue, default_models
 from ccrelay.core.config_schema import config_schema
 
 TYPES = config_schema()["$defs"]["provider"]["properties"]["type"]["enum"]
@@ -30,27 +30,3 @@ def test_every_type_has_models_of_its_own(kind: str) -> None:
 
 def test_what_an_ollama_has_cannot_be_known() -> None:
     assert default_models("ollama") == ()
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "claude-haiku-4-5",
-        "claude-haiku-4-5-20251001",
-        "claude-haiku-4-5@20251001",
-        "global.anthropic.claude-haiku-4-5-20251001-v1:0",
-        "us.anthropic.claude-haiku-4-5-20251001-v1:0",
-        "us-gov.anthropic.claude-haiku-4-5-20251001-v1:0",
-        "CLAUDE-Haiku-4-5",
-    ],
-)
-def test_a_model_is_found_by_every_name_it_has(name: str) -> None:
-    found = find_model(name)
-
-    assert found is not None
-    assert (found.display_name, found.context_window) == ("Claude Haiku 4.5", 200_000)
-
-
-def test_an_unknown_model_is_not_guessed() -> None:
-    assert find_model("claude-haiku-9") is None
-    assert find_model("us.glm-4.7") is None

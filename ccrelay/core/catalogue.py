@@ -5,12 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-# Regions of a Bedrock inference profile before the model's own id.
-_PROFILE = re.compile(r"(us|eu|apac|jp|au|us-gov)\.(?=anthropic\.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +37,3 @@ def catalogue() -> tuple[CatalogueModel, ...]:
 def default_models(provider_type: str) -> tuple[str, ...]:
     """What a provider of that type is taken to offer, by the names it uses; empty for ``ollama``: what is pulled."""
     return tuple(model.ids[provider_type] for model in catalogue() if provider_type in model.ids)
-
-
-def find_model(name: str) -> CatalogueModel | None:
-    """The model of that name under any provider type, in any region and in any case; None if it is not known."""
-    return _by_name().get(_PROFILE.sub("global.", name.lower()))
-
-
-@functools.cache
-def _by_name() -> dict[str, CatalogueModel]:
-    return {name.lower(): model for model in catalogue() for name in (model.id, *model.ids.values())}

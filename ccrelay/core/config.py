@@ -49,15 +49,6 @@ def find_config(cli_path: str | None, cwd: str, home: str, exists: Callable[[str
     return next((path for path in [*candidates, "/etc/cc-relay.yaml"] if exists(path)), None)
 
 
-def syntax_of(path: str) -> Syntax:
-    """The syntax that a file's ending stands for. Raises ConfigError for any other than .yaml, .yml and .toml."""
-    if path.endswith((".yaml", ".yml")):
-        return "yaml"
-    if path.endswith(".toml"):
-        return "toml"
-    raise ConfigError(path, (Problem("", None, "the name of the file must end in .yaml, .yml or .toml"),))
-
-
 def load(text: str, *, source: str, syntax: Syntax, environ: Environ, read_file: ReadFile) -> Loaded:
     """Read a configuration.
 
