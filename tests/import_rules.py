@@ -20,7 +20,7 @@ RINGS: tuple[frozenset[str], ...] = (
     frozenset({"data"}),
     frozenset({"core"}),
     frozenset({"providers"}),
-    frozenset({"timers"}),
+    frozenset({"timers", "lean"}),
     frozenset({"credentials", "upstream", "web"}),
     frozenset({"relay"}),
     frozenset({"runtime"}),
