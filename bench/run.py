@@ -27,10 +27,8 @@ from processes import Child, raise_file_limit
 from works import BY_NAME, WORKS, Work
 
 HERE = Path(__file__).resolve().parent
-WARM_UP = (
-    ("small", 200),
-    ("burst", 16),
-)  # connections made, code paths compiled and caches filled before anything counts
+# Before anything counts: connections made, code paths run, caches filled.
+WARM_UP = (("small", 200), ("burst", 16))
 
 
 class Bench:
