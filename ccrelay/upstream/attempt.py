@@ -138,14 +138,13 @@ class Attempt:
     async def _receive(
         self, call: Call, response: IResponse, head: Head, lines: WireHeaders, sink: IResponseSink
     ) -> Committed | AttemptFailure:
-        refused: UpstreamError | None = None
-        decoder = None
         try:
             decoder = self._provider.decoder(head)
             if (head.first(b"content-encoding") or b"identity").lower() != b"identity":
                 raise UpstreamError(Outcome.PROVIDER_ILL, "the answer is compressed, which was not offered")
-        except UpstreamError as error:
-            refused = error
+        except UpstreamError:
+            response.deliverBody(_Unwanted())
+            raise
         pump = Pump(
             self._clock,
             sink,
@@ -155,9 +154,6 @@ class Attempt:
             on_commit=lambda: self._committing(call),
         )
         response.deliverBody(pump)
-        if refused is not None:
-            pump.abort()
-            raise refused
         try:
             await pump.opened
         except StreamRefused as refusal:
@@ -181,6 +177,13 @@ async def _read_error(clock: IReactorTime, response: IResponse) -> bytes:
     finally:
         if deadline.active():
             deadline.cancel()
+
+
+class _Unwanted(Protocol):
+    """Closes the connection of a body that nobody is going to read."""
+
+    def connectionMade(self) -> None:
+        self.transport.abortConnection()  # type: ignore[union-attr]
 
 
 class _Collector(Protocol):

@@ -47,6 +47,10 @@ DISCARD_BYTES = 33554432
 DISCARD_SECONDS = 5.0
 """Of an upload nobody wants, read so that the answer is not lost to a reset: the largest body, for a short while."""
 
+PROGRESS_BYTES = 1024
+"""Of a body that count as progress within ``body_stall_timeout``: 34 bytes a second with the default, slower than any
+link that can carry an answer, and too fast for a client that only means to hold a connection."""
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -69,6 +73,7 @@ class RelayChannel(Protocol):
         self._discarded = 0
         self._closing = False
         self._chunked = False
+        self._progress = 0
         self._producer: Any = None
         self._backed_up = False
         self._reading_paused = False
@@ -106,10 +111,20 @@ class RelayChannel(Protocol):
         return self.transport.getHost()  # type: ignore[union-attr]
 
     def abort(self) -> None:
-        """Cut the connection: what was sent so far cannot be mistaken for a whole answer."""
-        if not self._closing:
-            self._closing = True
-            self.transport.abortConnection()  # type: ignore[union-attr]
+        """Reset the connection; what has not left yet is lost."""
+        self._closing = True
+        self.transport.abortConnection()  # type: ignore[union-attr]
+
+    def cut(self) -> None:
+        """End an answer so that the client cannot take it for whole, after what was written of it.
+
+        A chunked body that stops without its last chunk says so by itself; without chunks only a reset does.
+        """
+        if self._chunked and not self._closing:
+            self._keep_alive = False
+            self._close(linger=False)
+        else:
+            self.abort()
 
     @property
     def idle(self) -> bool:
@@ -165,7 +180,10 @@ class RelayChannel(Protocol):
         decoder, request = self._decoder, self._request
         assert decoder is not None
         assert request is not None
-        self._body_stall.touch(self._clock.seconds())
+        self._progress += len(data)
+        if self._progress >= PROGRESS_BYTES:
+            self._progress = 0
+            self._body_stall.touch(self._clock.seconds())
         try:
             body = decoder.receive_data(data)
         except HttpViolation as violation:

@@ -69,4 +69,4 @@ class ClientSink:
         if not self._request.gone:
             self._channel.attach(None)
             self._request.when_gone(None)
-            self._channel.abort()
+            self._channel.cut()
