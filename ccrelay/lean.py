@@ -1,4 +1,4 @@
-"""Two shortcuts through Twisted that matter when an event costs 30 us: writing at once, and polling without log context.
+"""Two shortcuts through Twisted that matter when an event costs 30 us: writing at once, polling without log context.
 
 Measured on paced streams, each saves about a quarter of the CPU time per event. Both do nothing where Twisted is not
 as they know it, so that a new version costs speed, not service.
@@ -11,7 +11,9 @@ from typing import Any
 
 from twisted.internet import tcp
 from twisted.internet.epollreactor import EPollReactor
-from twisted.python import log
+from twisted.logger import Logger
+
+log = Logger(namespace="ccrelay.lean")
 
 
 def write_now(transport: Any, data: bytes) -> None:
@@ -35,12 +37,16 @@ def write_now(transport: Any, data: bytes) -> None:
     transport.write(data)
 
 
+def _is_known(reactor: object) -> bool:
+    return type(reactor) is EPollReactor and hasattr(reactor, "_poller") and hasattr(reactor, "_selectables")
+
+
 def poll_leanly(reactor: Any) -> None:
     """Let an epoll reactor call a ready descriptor straight away, not inside a context that names it for legacy logs.
 
     Our log lines carry namespaces and never that name. Other reactors are left as they are.
     """
-    if type(reactor) is not EPollReactor or not hasattr(reactor, "_poller") or not hasattr(reactor, "_selectables"):
+    if not _is_known(reactor):
         return
     poll, selectables, ready = reactor._poller.poll, reactor._selectables, reactor._doReadOrWrite
 
@@ -57,6 +63,6 @@ def poll_leanly(reactor: Any) -> None:
                 try:
                     ready(selectable, descriptor, event)
                 except Exception:  # noqa: BLE001  (as Twisted: one descriptor's bug must not end the loop)
-                    log.err()  # type: ignore[no-untyped-call]
+                    log.failure("a ready descriptor's callback failed")
 
-    reactor.doIteration = do_poll  # type: ignore[method-assign]
+    reactor.doIteration = do_poll

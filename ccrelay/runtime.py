@@ -46,6 +46,8 @@ def not_served(settings: Settings) -> tuple[Problem, ...]:
     if settings.routing.strategy != "failover":
         message = f"this version tries providers in order of priority, not by {settings.routing.strategy}"
         found.append(Problem("routing.strategy", None, message))
+    if settings.logging.log_request_body or settings.logging.log_response_headers:
+        found.append(Problem("logging.debug_options", None, "this version logs neither bodies nor headers"))
     return tuple(found)
 
 

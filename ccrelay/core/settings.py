@@ -73,6 +73,8 @@ class KeySettings:
 
 @dataclass(frozen=True, slots=True)
 class PoolingSettings:
+    """Whether all keys of a provider are used, and how one is chosen."""
+
     enabled: bool
     strategy: str
 
@@ -88,6 +90,8 @@ class TimeoutSettings:
 
 @dataclass(frozen=True, slots=True)
 class AwsSettings:
+    """A Bedrock provider's account; credentials that are None come from AWS's default chain."""
+
     region: str
     access_key_id: Secret | None
     secret_access_key: Secret | None
@@ -99,6 +103,8 @@ class AwsSettings:
 
 @dataclass(frozen=True, slots=True)
 class GcpSettings:
+    """A Vertex provider's project; without a file the application default credentials are used."""
+
     project_id: str
     region: str
     count_tokens_region: str | None
@@ -107,6 +113,8 @@ class GcpSettings:
 
 @dataclass(frozen=True, slots=True)
 class AzureSettings:
+    """An Azure AI Foundry resource. ``api_version`` is sent only if it was set. Entra ID fields replace a key."""
+
     resource_name: str | None
     api_version: str | None
     deployment_id: str | None
@@ -169,12 +177,16 @@ class ProviderSettings:
 
 @dataclass(frozen=True, slots=True)
 class AffinitySettings:
+    """Whether a session keeps its provider and key, until it has been idle for ``ttl`` seconds."""
+
     enabled: bool
     ttl: float
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingSettings:
+    """How candidates are ordered and how many are tried. ``failover_timeout``: seconds. ``retry_budget``: a share."""
+
     strategy: str
     model_mapping: Mapping[str, str]
     default_provider: str | None
@@ -187,6 +199,8 @@ class RoutingSettings:
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
+    """The circuit breaker's numbers, and how often an open circuit is probed."""
+
     failure_threshold: int
     open_duration: float
     half_open_probes: int
@@ -196,7 +210,7 @@ class HealthSettings:
 
 @dataclass(frozen=True, slots=True)
 class LoggingSettings:
-    """``format``: json, text or console; None: console on a terminal, else json. ``output``: stdout, stderr or a path."""
+    """``format``: json, text, console; None: console on a terminal, else json. ``output``: stdout, stderr, or a path."""
 
     level: str
     format: str | None
@@ -208,7 +222,7 @@ class LoggingSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A whole configuration. ``providers`` holds the enabled ones, in file order. ``admin_listen``: endpoint strings."""
+    """A whole configuration. ``providers``: the enabled ones, in file order. ``admin_listen``: endpoint strings."""
 
     server: ServerSettings
     admin_listen: tuple[str, ...]
