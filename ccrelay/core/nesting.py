@@ -53,7 +53,7 @@ class NestedValue:
         Raises MalformedBody where brackets do not match or are nested deeper than MAX_DEPTH.
         """
         text, size = block.text, len(block.text)
-        window = _WINDOW
+        window, near = _WINDOW, _NEAR
         while pos < size:
             if self._in_string:
                 quote = text.find(b'"', pos)
@@ -62,17 +62,20 @@ class NestedValue:
                 self._in_string = False
                 pos = quote + 1
             end = min(pos + window, size)
-            cut = text.find(self._likely_end, pos + _NEAR, end)
+            cut = text.find(self._likely_end, pos + near, end)
             if cut >= 0:
                 end = cut + 1
+            walked = _NEAR
             if end > pos + _NEAR:
                 if self._skip(text, pos, end):
                     pos = end
                     if cut < 0 or self._in_string:
                         continue
+                    walked = 1
+                    near *= 2  # if it does not end here: guess less often
                 else:
                     window = (end - pos) // 2
-            pos = self._walk(block, pos, min(pos + _NEAR, size), base)
+            pos = self._walk(block, pos, min(pos + walked, size), base)
             if self.closed:
                 return pos
         return pos
