@@ -210,7 +210,7 @@ class HealthSettings:
 
 @dataclass(frozen=True, slots=True)
 class LoggingSettings:
-    """``format``: json, text, console; None: console on a terminal, else json. ``output``: stdout, stderr, or a path."""
+    """``format``: json, text, console; None: console on a terminal, else json. ``output``: stdout, stderr, a path."""
 
     level: str
     format: str | None
