@@ -173,4 +173,5 @@ class Relay:
         code = self.stop()
         if error is None:
             assert code == 0, f"exit code {code}\n{self.tail()}"
-            assert "Traceback" not in self.output(), self.tail(80)
+            bugs = [line.replace("\\n", "\n") for line in self.output().splitlines() if "Traceback" in line]
+            assert not bugs, "\n".join(bugs)

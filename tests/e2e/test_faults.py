@@ -6,6 +6,7 @@ import hashlib
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.e2e.relay_process import Relay, config, free_port, provider
 from tests.e2e.upstream_process import MESSAGES, Upstream
 from tests.e2e.waiting import settled, wait_for
 
-TIMEOUTS = {"connect_ms": 2000, "first_byte_ms": 1500, "idle_ms": 1500}
+TIMEOUTS = {"connect_ms": 500, "first_byte_ms": 1000, "idle_ms": 1000}
 EVENTS = answers.events([Text(["one", "two"])])
 GOOD = answers.streamed(EVENTS)
 HEALTHY = answers.streamed(answers.events([Text(["from the second provider"])]))
@@ -384,6 +385,33 @@ def test_a_json_answer_that_stops_midway_is_not_taken_for_whole(pair: Relay, ups
     assert line["outcome"] == ("stalled" if how == "hang" else "truncated"), line
 
 
+@pytest.fixture(scope="module")
+def over_tls(tls_process: Upstream, certificates: Certificates) -> Iterator[Relay]:
+    one = provider("first", tls_process.url, ca_file=str(certificates.authority))
+    with Relay(config([one])) as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("how", "framing"), [("reset", "chunked"), ("close", "chunked"), ("clean", "chunked"), ("close", "close")]
+)
+def test_a_stream_over_tls_that_dies_is_cut_there(
+    over_tls: Relay, tls_process: Upstream, how: str, framing: str
+) -> None:
+    tls_process.fresh()
+    reply = interrupted(over_tls, tls_process, [*EVENTS[:4], EVENTS[4][:9]], how, framing)
+    cut(over_tls, reply, b"".join(EVENTS[:4]))
+
+
+def test_a_client_gone_in_mid_stream_takes_a_tls_upstream_along(over_tls: Relay, tls_process: Upstream) -> None:
+    tls_process.fresh()
+    tls_process.queue(raw(SSE_HEAD, *CHUNKS[:3], "hang"))
+    with Client(over_tls.port) as client:
+        client.send(post(body_for()))
+        client.opened().until(b'"one"')
+    tls_process.until(open=0, lost=1)
+
+
 # ---------------------------------------------------------------- clients that leave
 
 
@@ -465,13 +493,14 @@ def test_a_client_gone_in_mid_answer_takes_the_upstream_along(
 def test_a_client_gone_while_the_upstream_does_not_read_takes_it_along(
     patient: Relay, upstream: Upstream, second: Upstream, how: str
 ) -> None:
-    calls = len(patient.access_lines())
+    calls, idle = len(patient.access_lines()), settled(patient.descriptors, 0.2, "earlier connections are gone")
     upstream.queue(Answer((["gate", "never"],), before_body=True))
     client = Client(patient.port)
     client.send(post(body_for(padding="x" * 20_000_000)))
     upstream.until(gates=["never"])
     leave(client, how)
     abandoned(patient, calls)
+    wait_for(lambda: patient.descriptors() <= idle, f"the relay holds no more than {idle} descriptors")
     assert second.stats()["connections"] == 0
 
 
@@ -533,25 +562,20 @@ def strict(first_process: Upstream) -> Iterator[Relay]:
 
 
 def dropped(client: Client, data: bytes, every: float) -> bytes:
-    """Send one byte at a time until the other side has closed. Returns what it said."""
-    heard = b""
-    client.socket.settimeout(every)
+    """Send one byte at a time until the other side answers or closes. Returns what it said."""
     for at in range(len(data)):
-        try:
-            client.socket.sendall(data[at : at + 1])
-            heard += (more := client.socket.recv(65536))
-            if not more:
-                return heard
-        except TimeoutError:
-            continue
-        except ConnectionError:
-            return heard
-    raise AssertionError(f"all {len(data)} bytes were taken; heard {heard!r}")
+        if not client.quiet(every):
+            try:
+                return client.socket.recv(65536)
+            except ConnectionError:
+                return b""
+        client.send_what_is_taken(data[at : at + 1])
+    raise AssertionError(f"all {len(data)} bytes were taken")
 
 
 def test_headers_that_trickle_are_dropped(strict: Relay) -> None:
     with Client(strict.port) as client:
-        heard = dropped(client, request_head("POST", MESSAGES, [("Host", "127.0.0.1"), ("x-slow", "x" * 1000)]), 0.1)
+        heard = dropped(client, request_head("POST", MESSAGES, [("Host", "127.0.0.1"), ("x-slow", "x" * 50)]), 0.1)
     assert heard == b"" or heard.startswith(b"HTTP/1.1 408 "), heard
 
 
@@ -570,16 +594,16 @@ def test_a_body_that_stops_is_dropped_and_the_upstream_with_it(strict: Relay, up
             pass
         else:
             assert reply.status == 408 and reply.error, reply
-            assert client.closed()
+            assert reply.header("connection") == "close"
     upstream.until(open=0)
 
 
 def test_a_body_that_trickles_is_dropped(strict: Relay, upstream: Upstream) -> None:
     upstream.route(GOOD)
-    request = post(body_for(padding="x" * 2000))
+    request = post(body_for(padding="x" * 100))
     with Client(strict.port) as client:
-        client.send(request[:300])
-        heard = dropped(client, request[300:], 0.1)
+        client.send(request[:-50])
+        heard = dropped(client, request[-50:], 0.1)
     assert heard == b"" or heard.startswith(b"HTTP/1.1 408 "), heard
     assert not any(seen.complete for seen in upstream.requests())
     upstream.until(open=0)
@@ -605,6 +629,50 @@ def test_a_slow_upload_that_makes_progress_is_served(strict: Relay, upstream: Up
             assert client.quiet(0.15)
             client.send(request[at : at + 200_000])
         assert client.reply().body == GOOD.body
+
+
+# ---------------------------------------------------------------- bounds
+
+HELD = answers.held(EVENTS[:3], "rest", EVENTS[3:])
+
+
+def test_a_call_above_the_limit_of_calls_is_asked_to_come_back(upstream: Upstream) -> None:
+    upstream.queue(HELD, GOOD)
+    with Relay(config([provider("first", upstream.url)], server={"max_concurrent": 1})) as relay:
+        with Client(relay.port) as client:
+            client.send(post(body_for()))
+            incoming = client.opened()
+            refused = ask(relay.port, post(body_for()))
+            assert (refused.status, refused.error) == (503, "overloaded_error")
+            assert refused.header("retry-after") == "1"
+            upstream.release("rest")
+            assert incoming.reply().ending == "complete"
+        assert ask(relay.port, post(body_for())).body == GOOD.body
+
+
+def test_bodies_above_the_memory_budget_wait_for_their_turn(upstream: Upstream) -> None:
+    """Six uploads of 600 kB at once under a budget of 1 MB: all are served, none is refused."""
+    upstream.route(GOOD)
+    bodies = [body_for(padding="x" * 600_000) for _ in range(6)]
+    budget = {"max_body_bytes": 800_000, "max_inflight_body_bytes": 1_000_000}
+    with Relay(config([provider("first", upstream.url)], server=budget)) as relay:
+        with ThreadPoolExecutor(len(bodies)) as threads:
+            replies = list(threads.map(lambda body: ask(relay.port, post(body)), bodies))
+        assert [reply.body for reply in replies] == [GOOD.body] * len(bodies)
+    assert {seen.sha256 for seen in upstream.requests()} == {hashlib.sha256(body).hexdigest() for body in bodies}
+
+
+def test_an_answer_that_does_not_begin_in_time_is_given_up(upstream: Upstream, second: Upstream) -> None:
+    upstream.queue(raw("hang"))
+    providers = [provider("first", upstream.url, priority=2), provider("second", second.url)]
+    with Relay(config(providers, server={"timeout_ms": 700})) as relay:
+        reply = ask(relay.port, post(body_for()))
+        assert (reply.status, reply.error) == (504, "timeout_error"), reply
+        upstream.until(open=0, lost=1)
+        upstream.queue(answers.streamed(EVENTS, interval=0.15))
+        reply = ask(relay.port, post(body_for()))
+        assert (reply.body, reply.ending) == (GOOD.body, "complete"), "it had begun in time, and may last"
+    assert second.stats()["connections"] == 0
 
 
 # ---------------------------------------------------------------- connections that went stale

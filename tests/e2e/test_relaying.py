@@ -404,6 +404,15 @@ def test_connections_are_kept_on_both_sides(relay: Relay, upstream: Upstream) ->
     assert (upstream.stats()["requests"], upstream.stats()["connections"]) == (5, 1)
 
 
+def test_a_connection_that_was_held_back_at_its_answers_end_serves_the_next_call(
+    relay: Relay, upstream: Upstream
+) -> None:
+    """One event of megabytes backs the client up just as the answer ends; the pooled connection must read again."""
+    upstream.queue(answers.streamed(answers.events([Text(["x" * 4_000_000])])), TALK)
+    assert ask(relay.port, post(body_for())).ending == "complete"
+    assert ask(relay.port, post(body_for())).body == TALK.body
+
+
 def test_pipelined_requests_are_answered_in_order(relay: Relay, upstream: Upstream) -> None:
     replies = [answers.conversation([Text([f"answer {number}"])]) for number in range(3)]
     upstream.queue(*replies)
