@@ -17,14 +17,30 @@ class RequestBody:
     """One call's body.
 
     declared_length: bytes that ``Content-Length`` promised, None for a chunked body. limit: bytes, 0 for none.
+    received: bytes that have arrived. complete: all have, and they are an object that can be routed.
     error: what is wrong with it, once something is; no more is taken then. members: its top-level members so far.
-    Memory held is what has arrived, below ``limit``; ``release()`` gives it back.
+    Memory held is what has arrived, below ``limit``, and one object for 16 KiB of it; ``release()`` gives it back.
+
+    Making one raises BodyTooLarge if more than the limit is declared.
     """
 
-    __slots__ = ("_ends", "_limit", "_pieces", "_tail", "_watchers", "complete", "declared_length", "error", "members",
-                 "received", "released")
+    __slots__ = (
+        "_ends",
+        "_limit",
+        "_pieces",
+        "_tail",
+        "_watchers",
+        "complete",
+        "declared_length",
+        "error",
+        "members",
+        "received",
+        "released",
+    )
 
     def __init__(self, declared_length: int | None, limit: int) -> None:
+        if limit and declared_length is not None and declared_length > limit:
+            raise BodyTooLarge(limit)
         self.declared_length = declared_length
         self._limit = limit
         self.received = 0
@@ -40,21 +56,28 @@ class RequestBody:
     # -- arriving
 
     def receive_data(self, data: bytes) -> None:
-        """Take the next bytes. Ignored after an error.
+        """Take the next bytes. Ignored after an error; counted only after ``release()``.
 
-        Raises BodyTooLarge as soon as the limit is passed. A body that is not what routing needs is told by ``error``.
+        Raises BodyTooLarge as soon as the limit is passed. A body that is not what routing needs, or that is longer
+        than it was declared, is told by ``error``.
         """
         if self.error is not None or not data:
             return
-        if self._limit and self.received + len(data) > self._limit:
+        received = self.received + len(data)
+        if self._limit and received > self._limit:
             self.fail(BodyTooLarge(self._limit))
             raise BodyTooLarge(self._limit)
-        self._store(data)
-        self.received += len(data)
-        try:
-            self.members.receive_data(data)
-        except MalformedBody as error:
-            self.error = error
+        if self.declared_length is not None and received > self.declared_length:
+            self.fail(ClientError(400, "invalid_request_error", "The request body is longer than its Content-Length"))
+            return
+        if not self.released:
+            self._store(data, received)
+        self.received = received
+        if not self.released:
+            try:
+                self.members.receive_data(data)
+            except MalformedBody as error:
+                self.error = error.with_traceback(None)  # which would keep the data, and us, in a cycle
         self._changed()
 
     def receive_eof(self) -> None:
@@ -64,12 +87,12 @@ class RequestBody:
         if self.declared_length is not None and self.received != self.declared_length:
             self.fail(ClientError(400, "invalid_request_error", "The request body is shorter than its Content-Length"))
             return
-        try:
-            self.members.receive_eof()
-        except MalformedBody as error:
-            self.error = error
-        else:
-            self.complete = True
+        if not self.released:
+            try:
+                self.members.receive_eof()
+            except MalformedBody as error:
+                self.error = error.with_traceback(None)
+        self.complete = self.error is None
         self._changed()
 
     def fail(self, error: RelayError) -> None:
@@ -78,17 +101,15 @@ class RequestBody:
             self.error = error
             self._changed()
 
-    def _store(self, data: bytes) -> None:
-        if self.released:
-            return
+    def _store(self, data: bytes, end: int) -> None:
         if not self._tail and len(data) >= _PIECE:
             self._pieces.append(data)
-            self._ends.append(self.received + len(data))
+            self._ends.append(end)
             return
         self._tail += data
         if len(self._tail) >= _PIECE:
             self._pieces.append(bytes(self._tail))
-            self._ends.append(self.received + len(data))
+            self._ends.append(end)
             self._tail.clear()
 
     # -- reading
