@@ -118,6 +118,15 @@ def test_every_member_is_found_where_json_has_it_whatever_the_cuts(body: bytes, 
     assert_agrees(scan(body), body)
 
 
+def test_every_single_cut_is_harmless() -> None:
+    body = (
+        b' { "model" : "claude" ,"a":-12.5e+3,"b":true, "c\\u00e9\\"\\\\":"x\\\\\\"","d":[1,{"e":"]\\\\"}],"f":{},'
+        b'"g":null,"h":{"i":"\\"}"},"j":0} '
+    )
+    for cut in range(len(body)):
+        assert_agrees(scan(body, [cut]), body)
+
+
 def grown(seed: int, size: int) -> bytes:
     """A large document: windows, blocks and long strings matter in it."""
     rng = random.Random(seed)
@@ -372,6 +381,17 @@ def test_a_broken_body_is_refused_unless_only_nested_grammar_is_broken(
         assert_agrees(scanner, body)
 
 
+@pytest.mark.parametrize("filler", [b'"x\\n",', b"[{}],", b'"' + b"y" * 500 + b'",'], ids=["strings", "nested", "long"])
+@pytest.mark.parametrize("size", [10**6, 4096, 100])
+def test_brackets_that_do_not_match_are_found_in_the_midst_of_large_values(filler: bytes, size: int) -> None:
+    start = b'{"model":"m","a":[[[{"b":[' + filler * (20_000 // len(filler))
+    body = start + b"}" + filler * 100
+    scanner = MemberScanner()
+    with pytest.raises(MalformedBody, match="brackets do not match") as found:
+        feed(scanner, body, size)
+    assert found.value.position == len(start)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -383,10 +403,12 @@ def test_a_broken_body_is_refused_unless_only_nested_grammar_is_broken(
         b'["' + b'\\\\\\"' * 8_000 + b'"]',
         b'["' + b'\\\\\\\\\\"' * 5_000 + b'"]',
         b"[" + b'"\\n",' * 5_000 + b'""]',
+        b"[" + b'"\\"",' * 4_001 + b'""]',
+        b"[" + b'"\\\\",' * 4_001 + b'""]',
         b"[" + b'"' * 20_000 + b"]",
         b"[" + b"}]," * 10 + b"]",
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_hostile_shapes_are_read_alike_whole_and_in_pieces(value: bytes) -> None:
     body = b'{"a":' + value + b',"model":"m"}'
