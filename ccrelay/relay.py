@@ -87,10 +87,10 @@ class Relay:
         """
         client: Any = sink
         story = Story(self._clock.seconds())
-        verdicts: list[ClientError] = []
+        verdicts: list[tuple[ClientError, Outcome]] = []
 
-        def stop(verdict: ClientError) -> None:
-            verdicts.append(verdict)
+        def stop(verdict: ClientError, blame: Outcome) -> None:
+            verdicts.append((verdict, blame))
             serving.cancel()
 
         def check_wanted() -> None:
@@ -100,24 +100,24 @@ class Relay:
 
         def body_changed() -> None:
             if isinstance(call.body.error, ClientError) and not verdicts:
-                stop(call.body.error)
+                stop(call.body.error, Outcome.CALLERS_FAULT)
 
         def too_late() -> None:
             if not client.committed:
                 message = f"cc-relay: no answer began within {self._timeout:g} s (server.timeout_ms)"
-                stop(ClientError(504, "timeout_error", message))
+                stop(ClientError(504, "timeout_error", message), Outcome.PROVIDER_ILL)
 
         def stopped(failure: TwistedFailure) -> None:
             if client.gone:
                 story.ended(Outcome.CLIENT_GONE, None)
             elif verdicts:
-                self._refuse(verdicts[0], call, client, story)
+                self._refuse(*verdicts[0], call, client, story)
             elif isinstance(failure.value, ClientError):
-                self._refuse(failure.value, call, client, story)
+                self._refuse(failure.value, None, call, client, story)
             else:
                 _log.failure("call {id} failed", failure=failure, id=call.request_id)
                 message = "Internal error in cc-relay; its log has the details"
-                self._refuse(ClientError(500, "api_error", message), call, client, story)
+                self._refuse(ClientError(500, "api_error", message), None, call, client, story)
 
         def settle(_: object) -> None:
             unwatch()
@@ -161,7 +161,7 @@ class Relay:
             failures.append(result)
             loop.failed(result.outcome, self._clock.seconds())
         answer = most_useful(failures, call.request_id, loop.begun)
-        story.status = answer.status
+        story.told(answer, self._clock.seconds())
         sink.respond(Answer(answer.status, (*answer.headers, *self._reasons(story)), answer.body))
 
     def _candidates(self, call: Call) -> list[Candidate[_Target]]:
@@ -220,13 +220,14 @@ class Relay:
             )
         return result
 
-    def _refuse(self, error: ClientError, call: Call, sink: Any, story: Story) -> None:
+    def _refuse(self, error: ClientError, blame: Outcome | None, call: Call, sink: Any, story: Story) -> None:
+        story.refused(error.message, blame)
         if sink.committed:
-            story.refused(None, error.message)
             sink.abort()
         else:
-            story.refused(error.status, error.message)
-            sink.respond(answer_of(error, call.request_id))
+            answer = answer_of(error, call.request_id)
+            story.told(answer, self._clock.seconds())
+            sink.respond(answer)
 
     def _reasons(self, story: Story) -> Headers:
         """What ``routing.debug`` adds to an answer's head."""

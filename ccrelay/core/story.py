@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ccrelay.core.access import REFUSED, AccessRecord
 from ccrelay.core.failures import Failure
 from ccrelay.core.headers import first
-from ccrelay.core.model import Call, Headers, Usage
+from ccrelay.core.model import Answer, Call, Headers, Usage
 from ccrelay.core.outcomes import Outcome
 
 _REQUEST_IDS = (b"request-id", b"x-request-id", b"apim-request-id")
@@ -18,7 +18,8 @@ _REQUEST_IDS = (b"request-id", b"x-request-id", b"apim-request-id")
 class Story:
     """Filled in as the call goes on. Times are seconds of one monotonic clock.
 
-    outcome stays None while no attempt has ended: a call that ends so was refused by ourselves.
+    outcome stays None while no attempt has ended: a call that ends so was refused by ourselves. upstream_request_id:
+    of the answer that the client got, whichever attempt it came from.
     """
 
     began: float
@@ -43,7 +44,11 @@ class Story:
     def failed(self, failure: Failure) -> None:
         """An attempt ended before anything was written to the client."""
         self.outcome, self.reason = failure.outcome, failure.reason
-        self.upstream_request_id = _request_id(failure.answer.headers)
+
+    def told(self, answer: Answer, now: float) -> None:
+        """The client gets ``answer``, an error, at ``now``: an upstream's or our own."""
+        self.status, self.first_byte = answer.status, now
+        self.upstream_request_id = _request_id(answer.headers)
 
     def committed(self, status: int, headers: Headers) -> None:
         """An upstream's answer, with these headers, is on its way to the client."""
@@ -55,11 +60,9 @@ class Story:
         """The call is over."""
         self.outcome, self.reason = outcome, reason
 
-    def refused(self, status: int | None, reason: str) -> None:
-        """The call gets an answer of our own, or its connection cut (``status`` None)."""
-        self.outcome, self.reason = None, reason
-        if status is not None:
-            self.status = status
+    def refused(self, reason: str, blame: Outcome | None) -> None:
+        """We end the call ourselves. blame: how that ends an attempt that was under way; None: not at all."""
+        self.outcome, self.reason = blame if self.attempts else None, reason
 
     def record(self, call: Call, bytes_out: int, now: float, epoch: float) -> AccessRecord:
         """The record of the call, ended at ``now``; ``epoch``: the wall clock then."""
