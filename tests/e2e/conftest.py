@@ -1,46 +1,20 @@
-"""Fixtures of the end-to-end tests: upstreams, relays and the certificates between them."""
+"""Fixtures of the end-to-end tests: upstreams, a relay, the certificates between them."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.relay_process import Relay
+from tests.e2e.certificates import Certificates, make_certificates
+from tests.e2e.relay_process import Relay, config, provider
+from tests.e2e.samples import MAPPING, MODELS
 from tests.e2e.upstream_process import Upstream
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """PEM files. ``localhost``, ``elsewhere``: chain and key for that name, signed by ``authority``."""
-
-    authority: Path
-    localhost: tuple[Path, Path]
-    elsewhere: tuple[Path, Path]
 
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        done = subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=e2e authority")
-
-    def signed(name: str) -> tuple[Path, Path]:
-        openssl("req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / "names").write_text(f"subjectAltName=DNS:{name}\n")
-        authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *authority)
-        return folder / f"{name}.pem", folder / f"{name}.key"
-
-    return Certificates(folder / "ca.pem", signed("localhost"), signed("elsewhere.example"))
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +41,20 @@ def second(second_process: Upstream) -> Upstream:
     """Another such upstream, for a second provider."""
     second_process.fresh()
     return second_process
+
+
+@pytest.fixture(scope="module")
+def relay(first_process: Upstream) -> Iterator[Relay]:
+    """A relay in front of the first upstream."""
+    one = provider("first", first_process.url, models=MODELS, model_mapping=MAPPING)
+    with Relay(config([one])) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def tls_process(certificates: Certificates) -> Iterator[Upstream]:
+    with Upstream(certificates.localhost) as started:
+        yield started
 
 
 @pytest.hookimpl(hookwrapper=True)

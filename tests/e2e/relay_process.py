@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -72,6 +74,7 @@ class Relay:
 
     def __init__(self, configuration: dict[str, Any], descriptors: int | None = None, **environ: str) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="ccrelay-e2e-"))
+        atexit.register(shutil.rmtree, self.home, ignore_errors=True)  # not sooner: failures are reported from it
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         configuration = copy.deepcopy(configuration)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from tests.e2e import answers
 from tests.e2e.answers import Text, ToolUse
 from tests.e2e.raw_client import KEY
-from tests.e2e.relay_process import ROOT, UPSTREAM_KEY, Relay, config, environment, provider
+from tests.e2e.relay_process import ROOT, UPSTREAM_KEY, Relay, environment
 from tests.e2e.upstream_process import MESSAGES, Received, Upstream
 
 PROGRAM = Path(os.environ.get("CCRELAY_CLAUDE_CODE", ROOT / ".cache" / "claude-code" / "claude"))
@@ -24,12 +23,6 @@ pytestmark = pytest.mark.skipif(
     not PROGRAM.exists(),
     reason=f"no Claude Code at {PROGRAM}: run tools/install_claude_code.sh or set CCRELAY_CLAUDE_CODE",
 )
-
-
-@pytest.fixture(scope="module")
-def relay(first_process: Upstream) -> Iterator[Relay]:
-    with Relay(config([provider("first", first_process.url)])) as started:
-        yield started
 
 
 def claude(relay: Relay, folder: Path, prompt: str, *arguments: str, **environ: str) -> dict[str, Any]:

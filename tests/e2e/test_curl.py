@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from typing import IO
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from tests.e2e import answers
 from tests.e2e.answers import Text
 from tests.e2e.raw_client import KEY, body_for
-from tests.e2e.relay_process import Relay, config, environment, provider
+from tests.e2e.relay_process import Relay, environment
 from tests.e2e.upstream_process import Upstream
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -22,12 +21,6 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 EVENTS = answers.events([Text(["one", "two"])])
 CUT_SHORT = {18, 56}
 """curl's words for an answer that ended too early and for a connection that was reset."""
-
-
-@pytest.fixture(scope="module")
-def relay(first_process: Upstream) -> Iterator[Relay]:
-    with Relay(config([provider("first", first_process.url)])) as started:
-        yield started
 
 
 def curl(relay: Relay, *arguments: str) -> subprocess.Popen[bytes]:

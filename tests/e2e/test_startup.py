@@ -126,6 +126,17 @@ def test_the_shipped_configuration_passes_the_check(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_simulator_answers_without_any_upstream_or_key() -> None:
+    made = config([{"name": "demo", "type": "simulator", "simulator": {"text": "It works."}}])
+    with Relay(made) as relay:
+        streamed = ask(relay.port, post(body_for()))
+        assert (streamed.status, streamed.ending) == (200, "complete")
+        assert streamed.body.startswith(b"event: message_start\n") and b"event: message_stop\n" in streamed.body
+        whole = ask(relay.port, post(body_for(stream=False))).json
+        assert "It works." in whole["content"][0]["text"]
+        assert relay.access_line(streamed.header("x-request-id"))["outcome"] == "answered"
+
+
 def test_an_unknown_option_is_refused_without_a_traceback(tmp_path: Path) -> None:
     done = ccrelay(tmp_path, "--no-such-option")
     said = done.stdout + done.stderr
