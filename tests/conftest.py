@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
+from hypothesis import settings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -15,3 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(
                 f"{item.nodeid}: a coroutine test may pass unrun; return a Deferred from a plain one"
             )
+
+# No test measures time: on a busy machine a deadline fails what is right.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
