@@ -127,8 +127,8 @@ class Relay:
             self._observe(story.record(call, client.bytes_out, self._clock.seconds(), self._epoch()))
 
         deadline = self._clock.callLater(self._timeout, too_late)
+        unwatch = call.body.watch(body_changed)  # before any attempt's reader: what is wrong must not go upstream
         serving = Deferred.fromCoroutine(self._serve(call, sink, story, check_wanted))
-        unwatch = call.body.watch(body_changed)
         client.when_gone(serving.cancel)
         serving.addErrback(stopped)
         serving.addBoth(settle)
@@ -146,6 +146,7 @@ class Relay:
         story.model_asked = _model_name(model_value)
         loop = AttemptLoop(self._candidates(call), self._routing.max_attempts, self._routing.failover_timeout)
         failures: list[Failure] = []
+        check_wanted()
         while (candidate := loop.next(self._clock.seconds())) is not None:
             result = await self._attempt(candidate.target, call, model_value, sink, story)
             if isinstance(result, Committed):
