@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -68,7 +69,8 @@ class RelayChannel(Protocol):
         self._parser = RequestHeadParser()
         self._request: RelayRequest | None = None
         self._decoder: BodyDecoder | None = None
-        self._pipelined = b""
+        self._unread = b""
+        self._reading = False
         self._keep_alive = True
         self._discarded = 0
         self._closing = False
@@ -86,7 +88,7 @@ class RelayChannel(Protocol):
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        if hasattr(transport, "setTcpNoDelay"):
+        if isinstance(transport.getHost(), (IPv4Address, IPv6Address)):  # a unix socket's transport refuses these
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
         transport.registerProducer(self, True)
@@ -131,19 +133,42 @@ class RelayChannel(Protocol):
         """No request is being read or answered."""
         return self._request is None and not self._parser.began
 
+    @property
+    def receiving(self) -> bool:
+        """The body of the request under way has not all come."""
+        return self._decoder is not None
+
     # -- reading
 
     def dataReceived(self, data: bytes) -> None:
-        if self._closing:
-            self._discard(len(data))
-        elif self._decoder is not None:
-            self._body_received(data)
-        elif self._request is not None:
-            self._pipelined += data
-            if len(self._pipelined) > PIPELINED_BYTES:
-                self.pause_reading()
-        else:
-            self._head_received(data)
+        self._unread += data
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Take what is unread, in a loop: one packet may hold a thousand requests, and recursion would not."""
+        if self._reading:
+            return
+        self._reading = True
+        try:
+            while self._unread and not self._busy:
+                data, self._unread = self._unread, b""
+                if self._closing:
+                    self._discard(len(data))
+                elif self._decoder is not None:
+                    self._body_received(data)
+                else:
+                    self._head_received(data)
+        finally:
+            self._reading = False
+        if len(self._unread) > PIPELINED_BYTES:
+            self.pause_reading()
+
+    @property
+    def _busy(self) -> bool:
+        """Another request has to wait: for the answer under way, or until the client reads the answers it has."""
+        if self._closing or self._decoder is not None:
+            return False
+        return self._request is not None or (self._backed_up and not self._parser.began)
 
     def _head_received(self, data: bytes) -> None:
         if not self._parser.began:
@@ -156,11 +181,9 @@ class RelayChannel(Protocol):
         if head is None:
             return
         self._stop_waiting()
-        rest = self._parser.trailing
+        self._unread = self._parser.trailing
         self._parser = RequestHeadParser()
         self._dispatch(head)
-        if rest and not self._closing:
-            self.dataReceived(rest)
 
     def _dispatch(self, head: RequestHead) -> None:
         self._keep_alive = head.keep_alive
@@ -194,7 +217,7 @@ class RelayChannel(Protocol):
             # Before the request hears of it: whatever it then answers, the next request begins behind this body.
             self._decoder = None
             self._body_stall.stop()
-            self._pipelined = decoder.trailing
+            self._unread = decoder.trailing
         if body:
             request.body_received(body)
         if decoder.done:
@@ -239,13 +262,14 @@ class RelayChannel(Protocol):
         self.transport.write(self._head(status, headers))  # type: ignore[union-attr]
 
     def _head(self, status: int, headers: Headers) -> bytes:
-        if not self._keep_alive:
+        if not self._keep_alive or self.site.draining:
             headers = (*headers, (b"connection", b"close"))
         return encode_response_head(status, RESPONSES.get(status, b""), headers)
 
     def write_body(self, data: bytes) -> None:
-        """Write a piece of the body begun with ``begin``."""
-        write_now(self.transport, b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        """Write a piece of the body begun with ``begin``. An empty one is none: as a chunk it would be the last."""
+        if data:
+            write_now(self.transport, b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end_body(self) -> None:
         """End the body begun with ``begin``."""
@@ -269,6 +293,8 @@ class RelayChannel(Protocol):
         self._write_stall.stop()
         if self._producer is not None:
             self._producer.resumeProducing()
+        if self._request is None and not self._closing:
+            self._next()
 
     def stopProducing(self) -> None:
         """The transport is gone; ``connectionLost`` follows."""
@@ -285,16 +311,16 @@ class RelayChannel(Protocol):
         if self._decoder is not None:
             self._close(linger=True)
         elif self._keep_alive and not self.site.draining:
-            rest, self._pipelined = self._pipelined, b""
-            self._next(rest)
+            self._wait(KEEP_ALIVE_SECONDS, self.close_idle)
+            self._next()
         else:
             self._close(linger=False)
 
-    def _next(self, data: bytes) -> None:
-        self.resume_reading()
-        self._wait(KEEP_ALIVE_SECONDS, self.close_idle)
-        if data:
-            self.dataReceived(data)
+    def _next(self) -> None:
+        """Read what follows, unless the client does not read itself: answers it leaves lying must not pile up."""
+        if not self._backed_up:
+            self.resume_reading()
+            self._read_on()
 
     def close_idle(self) -> None:
         """Close if nothing is under way."""
@@ -320,8 +346,10 @@ class RelayChannel(Protocol):
         """Answer what is not a request, in the envelope, and close: where the next one would begin is not known."""
         request_id = self.site.new_request_id()
         kind = "request_too_large" if status in (413, 414, 431) else "invalid_request_error"
+        answer = error_answer(status, kind, message, request_id)
+        headers = self.site.answer_headers(request_id, answer.headers)
         self._keep_alive = False
-        self.send(error_answer(status, kind, message, request_id), with_body=True)
+        self.send(Answer(answer.status, headers, answer.body), with_body=True)
         self._close(linger=True)
 
     # -- deadlines
