@@ -7,6 +7,7 @@ instead, and twisted.web still finds, dispatches and finishes the request.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -91,11 +92,10 @@ class RelayRequest(server.Request):
         body = self.body
         if body is None or body.error is not None:
             return
-        try:
-            body.receive_data(data)
-        except ClientError:
-            return
+        # Counted first: what has come may end the exchange at once, and that gives back what was counted.
         self.relay_channel.site.budget.add(self, len(data))
+        with suppress(ClientError):  # told to whoever watches the body
+            body.receive_data(data)
 
     def _body_changed(self) -> None:
         if self.body is not None and self.body.released:
@@ -121,8 +121,12 @@ class RelayRequest(server.Request):
             self.refuse(error)
 
     def pause(self) -> None:
-        """The budget for bodies in memory is used up (see BodyBudget)."""
-        self.relay_channel.pause_reading()
+        """The budget for bodies in memory is used up (see BodyBudget).
+
+        A body that is complete adds nothing more, and only while reading does a client's leaving show.
+        """
+        if self.relay_channel.receiving:
+            self.relay_channel.pause_reading()
 
     def resume(self) -> None:
         """There is room again."""
@@ -139,7 +143,7 @@ class RelayRequest(server.Request):
         self.answered = True
         self.bytes_out = len(answer.body)
         self.code = answer.status
-        headers = self.relay_channel.site.answer_headers(self, answer.headers)
+        headers = self.relay_channel.site.answer_headers(self.id, answer.headers)
         self.relay_channel.send(
             Answer(answer.status, headers, answer.body), with_body=self.method != b"HEAD"
         )

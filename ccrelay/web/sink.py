@@ -46,7 +46,7 @@ class ClientSink:
         request.answered = True
         request.code = status
         request.startedWriting = 1
-        lines = self._channel.site.answer_headers(request, headers)
+        lines = self._channel.site.answer_headers(request.id, headers)
         self._channel.begin(status, lines, chunked=request.head.version == b"1.1")
 
     def write(self, data: bytes) -> None:

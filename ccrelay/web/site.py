@@ -60,6 +60,10 @@ class RelaySite(server.Site):
     def log(self, request: Any) -> None:
         """twisted.web's access log, which this project does not keep."""
 
+    def acceptableProtocols(self) -> list[bytes]:  # noqa: N802
+        """What ALPN offers; twisted.web would promise HTTP/2 wherever ``h2`` happens to be installed."""
+        return [b"http/1.1"]
+
     def buildProtocol(self, addr: IAddress | None) -> RelayChannel:  # type: ignore[override]
         return RelayChannel(self, self._clock, RelayRequest)
 
@@ -124,12 +128,12 @@ class RelaySite(server.Site):
         given = first(head.headers, b"x-request-id")
         return given.decode("ascii") if given and _SANE_ID.match(given) else self.new_request_id()
 
-    def answer_headers(self, request: RelayRequest, headers: Headers) -> Headers:
+    def answer_headers(self, request_id: str, headers: Headers) -> Headers:
         """``headers`` with what every answer carries."""
         now = int(time.time())
         if now != self._date[0]:
             self._date = (now, formatdate(now, usegmt=True).encode("ascii"))
-        return (*headers, (b"x-request-id", request.id.encode("ascii")), (b"date", self._date[1]))
+        return (*headers, (b"x-request-id", request_id.encode("ascii")), (b"date", self._date[1]))
 
 
 def _host_name(host: bytes) -> str:
