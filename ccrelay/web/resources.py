@@ -11,7 +11,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from ccrelay.core.access import REFUSED, AccessRecord
-from ccrelay.core.headers import first
+from ccrelay.core.headers import CREDENTIALS, first
 from ccrelay.core.listing import find_model, model_page
 from ccrelay.core.model import Answer, Call, CallKind
 from ccrelay.errors import BodyTooLarge, ClientError
@@ -166,7 +166,7 @@ class Messages(ApiResource):
             kind=self._kind,
             principal=admission.principal,
             query=request.head.target.partition(b"?")[2],
-            headers=headers,
+            headers=tuple(line for line in headers if line[0] not in CREDENTIALS),
             own_credential=admission.own_credential,
             session=session[:SESSION_LENGTH].decode("latin-1") if session else None,
             peer=peer_of(request),
