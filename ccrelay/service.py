@@ -17,7 +17,7 @@ from twisted.python.components import Componentized
 from ccrelay.runtime import Runtime
 from ccrelay.web.resources import Root
 from ccrelay.web.site import RelaySite
-from ccrelay.web.tls import tls_factory
+from ccrelay.web.tls import UnusableTlsFile, tls_factory
 
 _log = Logger(namespace="ccrelay.service")
 
@@ -36,6 +36,7 @@ class RelayService(Service):
         self._runtime = runtime
         self._observer = observer
         self._ports: list[IListeningPort] = []
+        self._stopping = False
         self._cut: Callable[[], None] | None = None
         self.site = RelaySite(Root(lambda: self._runtime.surface), reactor, lambda: self._runtime.surface)
 
@@ -61,8 +62,8 @@ class RelayService(Service):
         if server.tls is not None:
             try:
                 factory = tls_factory(server.tls, self.site)
-            except Exception as error:
-                raise CannotListen(f"server.tls: {server.tls.certificate}: {error}") from error
+            except UnusableTlsFile as error:
+                raise CannotListen(f"server.tls: {error}") from error
         for description in server.listen:
             opened: list[Any] = []
             try:
@@ -94,7 +95,9 @@ class RelayService(Service):
     def _signalled(self) -> None:
         if self._cut is not None:
             self._cut()
-        elif self.running:
+        elif self.running and not self._stopping:
+            # Not twice: a reactor that was told to stop and has not gone round yet refuses to hear it again.
+            self._stopping = True
             _log.info("stopping")
             self._reactor.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from OpenSSL import SSL
@@ -11,23 +12,40 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from ccrelay.core.settings import TlsSettings
 
 
+class UnusableTlsFile(Exception):
+    """A file of ``server.tls`` cannot be used; the text says which and why, on one line."""
+
+
 class _ChainContext(ssl.ContextFactory):
     def __init__(self, settings: TlsSettings) -> None:
         self._context = context = SSL.Context(SSL.TLS_METHOD)
         context.set_options(SSL.OP_NO_COMPRESSION)
         context.set_min_proto_version(SSL.TLS1_2_VERSION)
-        context.use_certificate_chain_file(settings.certificate)
-        context.use_privatekey_file(settings.private_key)
-        context.check_privatekey()
+        # OpenSSL would ask for a passphrase on the terminal, and a daemon wait for it.
+        context.set_passwd_cb(lambda *_: b"")
+        _use(settings.certificate, context.use_certificate_chain_file, "is not a PEM certificate chain")
+        complaint = f"is not the private key of {settings.certificate}, in PEM and without a passphrase"
+        _use(settings.private_key, context.use_privatekey_file, complaint)
 
     def getContext(self) -> SSL.Context:
         return self._context
 
 
+def _use(path: str, load: Callable[[str], object], complaint: str) -> None:
+    """Have OpenSSL load a file. Opened first, for of one that cannot be it tells neither name nor reason."""
+    try:
+        with open(path, "rb"):
+            load(path)
+    except OSError as error:
+        raise UnusableTlsFile(f"{path}: {error.strerror}") from None
+    except SSL.Error:
+        raise UnusableTlsFile(f"{path}: {complaint}") from None
+
+
 def tls_factory(settings: TlsSettings, factory: Any) -> TLSMemoryBIOFactory:
     """``factory`` behind TLS 1.2 or newer, with the PEM certificate chain and key that ``settings`` names.
 
-    Raises OpenSSL.SSL.Error if they cannot be read or do not belong together. Reads files: call it at the start, not
+    Raises UnusableTlsFile if they cannot be read or do not belong together. Reads files: call it at the start, not
     while serving.
     """
     return TLSMemoryBIOFactory(_ChainContext(settings), False, factory)
