@@ -44,7 +44,10 @@ class LineObserver:
         else:
             line = self._line(event, level)
         try:
-            self._stream.write(line + "\n")
+            try:
+                self._stream.write(line + "\n")
+            except UnicodeEncodeError:  # a terminal's encoding need not have every character
+                self._stream.write(line.encode("ascii", "backslashreplace").decode("ascii") + "\n")
             self._stream.flush()
         except (OSError, ValueError):
             # A full disk or a closed pipe must not end the service, and there is no other place to complain.
