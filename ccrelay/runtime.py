@@ -130,7 +130,7 @@ class Runtime:
 
 
 def _could_be_asked(provider: ProviderSettings, settings: Settings) -> bool:
-    if any(key.secret is not None for key in provider.keys):
+    if any(key.secret is not None for key in key_order(provider)):
         return True
     if provider.type == "anthropic":
         return settings.server.auth.allow_subscription
