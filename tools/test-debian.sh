@@ -3,7 +3,8 @@
 #
 #   tools/test-debian.sh SDK_PYTHON [PYTEST ARGUMENTS]
 #
-# SDK_PYTHON: an interpreter that has the anthropic package. Only client programs run on it, as processes of their own;
+# SDK_PYTHON: an interpreter of the same version that has the anthropic package. Client programs run on it, as processes
+# of their own. Its packages are also put behind the distribution's, where a test finds the SDK and nothing else does:
 # everything under test runs on /usr/bin/python3 and what apt installed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,7 +12,9 @@ cd "$(dirname "$0")/.."
 CCRELAY_SDK_PYTHON=$1
 PYTHONPATH=$PWD
 PYTHONNOUSERSITE=1
-export CCRELAY_SDK_PYTHON PYTHONPATH PYTHONNOUSERSITE
+PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 # or pytest would load the newer plugins that lie beside the SDK
+export CCRELAY_SDK_PYTHON PYTHONPATH PYTHONNOUSERSITE PYTEST_DISABLE_PLUGIN_AUTOLOAD
+sdk=$("$CCRELAY_SDK_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 shift
 
 /usr/bin/python3 - <<'CHECK'
@@ -39,4 +42,5 @@ for name, module in MODULES.items():
 print()
 CHECK
 
-exec /usr/bin/python3 -m pytest "$@"
+exec /usr/bin/python3 -c 'import sys, pytest; sys.path.append(sys.argv[1]); sys.exit(pytest.main(sys.argv[2:]))' \
+    "$sdk" -p _hypothesis_pytestplugin "$@"
