@@ -121,7 +121,7 @@ class UpstreamConnection(Protocol):
     """See the module. One exchange at a time; the pool sees to that.
 
     on_open(connection): the socket is there. on_idle(connection): the exchange is over and another may begin.
-    on_closed(connection): the socket is gone.
+    on_closed(connection): the socket is gone, or going. ``closed``: likewise.
     """
 
     def __init__(
@@ -145,6 +145,7 @@ class UpstreamConnection(Protocol):
         self._early = b""
         self._producer: IBodyProducer | None = None
         self._violation: Failure | None = None
+        self._lost: Failure | None = None
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
@@ -158,9 +159,9 @@ class UpstreamConnection(Protocol):
     def exchange(self, method: bytes, head: bytes, producer: IBodyProducer | None) -> Deferred[UpstreamResponse]:
         """Send a request. ``head``: its encoded head, framing headers included, matching ``producer.length``.
 
-        Returns a Deferred of the response. It fails with NoAnswer (nothing came back), with ResponseFailed (an
-        answer began and broke, or was not HTTP), or with what the producer failed with. Cancelling it, or losing
-        interest later through the body's transport, closes the socket in the same turn.
+        Returns a Deferred of the response. It fails with NoAnswer (nothing came back) or with ResponseFailed (an
+        answer began and broke, was not HTTP, or the producer failed). Cancelling it, or losing interest later through
+        the body's transport, closes the socket in the same turn.
         """
         transport: Any = self.transport
         self._parser = ResponseHeadParser(method)
@@ -198,6 +199,7 @@ class UpstreamConnection(Protocol):
         elif self._decoder is not None:
             self._early += data
         else:
+            self._on_closed(self)  # the pool must not hand it out in the turn that is left to the socket
             self.abort()
 
     def _head_received(self, data: bytes) -> None:
@@ -226,9 +228,13 @@ class UpstreamConnection(Protocol):
         self._body_transport = BodyTransport(self)
         self._receiver = receiver
         receiver.makeConnection(self._body_transport)  # type: ignore[arg-type]
+        if self.closed and self._lost is None:
+            return  # given up: the socket's loss will tell the receiver
         early, self._early = self._early, b""
         self.resume()
         self._body_received(early, receiver)
+        if self._lost is not None:
+            self._body_lost()
 
     def _body_received(self, data: bytes, receiver: IProtocol) -> None:
         decoder = self._decoder
@@ -241,7 +247,12 @@ class UpstreamConnection(Protocol):
             self.abort()
             return
         if body:
-            receiver.dataReceived(body)
+            try:
+                receiver.dataReceived(body)
+            except ResponseFailed:  # treq's decompression says so that the answer is not what its head promised
+                self._violation = Failure()
+                self.abort()
+                return
         if decoder.done and self._receiver is receiver:
             self._answer_complete(decoder)
 
@@ -253,6 +264,7 @@ class UpstreamConnection(Protocol):
         receiver = self._end_exchange()
         if reusable:
             self.reused = True
+            self.resume()  # the receiver may have paused it at the very end, and can no longer undo that
             self._on_idle(self)
         else:
             self.abort()
@@ -288,20 +300,28 @@ class UpstreamConnection(Protocol):
         """Close the socket now; what is under way fails."""
         self._stop_upload()
         if not self.closed:
+            self.closed = True
             self.transport.abortConnection()  # type: ignore[union-attr]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.closed = True
         self._on_closed(self)
-        cause = self._violation or reason
+        self._lost = cause = self._violation or reason
         self._parser = None
         answered, self._answered = self._answered, None
-        decoder = self._decoder
-        receiver = self._end_exchange()
         if answered is not None:
+            self._end_exchange()
             silent = not self._heard and self._violation is None
             answered.errback(Failure(NoAnswer(reason, self.reused) if silent else ResponseFailed([cause])))
-        elif receiver is not None and decoder is not None:
+        elif self._receiver is not None:
+            self._body_lost()
+        else:
+            self._stop_upload()  # a body that nobody has asked for yet keeps its end for ``deliver``
+
+    def _body_lost(self) -> None:
+        decoder, cause = self._decoder, self._lost
+        receiver = self._end_exchange()
+        if receiver is not None and decoder is not None and cause is not None:
             receiver.connectionLost(self._body_end(decoder, cause))
 
     @staticmethod
