@@ -44,7 +44,7 @@ class EditedBody:
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         self._reader = EditedReader(self._body, self._edits)
         self._consumer = consumer
-        self._paused = False
+        self._paused = self.finished = False
         done: Deferred[None] = Deferred()
         self._done = done
         self._unwatch = self._body.watch(self._copy)
