@@ -101,8 +101,8 @@ class FakeConnection:
 
     As with a socket, nothing comes back in the turn that asked for it: what waited while reading was paused, and the
     loss of the connection, arrive with the clock's next turn. ``received``: what the peer has read. ``slow``: the peer
-    reads nothing, so that what is written stays ``unsent``, and beyond ``buffer_size`` the producer is paused. ``end``: None while
-    open, then ``closed``, ``aborted`` or ``left``.
+    reads nothing, so that what is written stays ``unsent``, and beyond ``buffer_size`` the producer is paused.
+    ``end``: None while open, then ``closed``, ``aborted`` or ``left``.
     """
 
     buffer_size = 65536
