@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectingCancelledError, ConnectionDone
-from twisted.internet.interfaces import IConsumer, IProtocolFactory, IPushProducer, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IConsumer,
+    IProtocolFactory,
+    IPushProducer,
+    IReactorPluggableNameResolver,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -111,6 +121,36 @@ class FakeEndpoint:
         self.cancelled += 1
         self.pending = [entry for entry in self.pending if entry[0] is not connecting]
         connecting.errback(Failure(ConnectingCancelledError(None)))  # what Twisted's endpoints fail with
+
+
+@implementer(IReactorPluggableNameResolver)
+class NamedReactor(MemoryReactorClock):
+    """A reactor in memory that knows addresses, and the names in ``names``; it looks up when ``resolve()`` says so."""
+
+    def __init__(self, names: Mapping[str, str] = MappingProxyType({})) -> None:
+        super().__init__()
+        self.names = names
+        self.lookups: list[tuple[Any, str, int]] = []
+        self.nameResolver = self
+
+    def resolveHostName(self, resolutionReceiver: Any, hostName: str, portNumber: int = 0, **kinds: Any) -> Any:
+        self.lookups.append((resolutionReceiver, hostName, portNumber))
+        resolutionReceiver.resolutionBegan(None)
+
+    def resolve(self) -> None:
+        """Answer the oldest lookup."""
+        receiver, name, port = self.lookups.pop(0)
+        address = self.names.get(name, name)
+        if isIPv6Address(address):
+            receiver.addressResolved(IPv6Address("TCP", address, port))
+        elif isIPAddress(address):
+            receiver.addressResolved(IPv4Address("TCP", address, port))
+        receiver.resolutionComplete()
+
+    def accept(self) -> OriginSide:
+        """The newest connection attempt succeeds."""
+        host, port, factory, _, _ = self.tcpClients[-1]
+        return OriginSide(self, factory.buildProtocol(IPv4Address("TCP", host, port)))
 
 
 @implementer(IBodyProducer, IPushProducer)

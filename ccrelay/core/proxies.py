@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 def proxy_for(base_url: str, configured: str | None, environ: Mapping[str, str]) -> str | None:
     """The ``http://host:port`` of the CONNECT proxy for ``base_url``, or None to connect directly.
 
+    From the environment it may also hold ``name:password@``, which belongs to the proxy alone: never log it.
+
     configured: the provider's ``proxy``; it wins. Otherwise ``HTTPS_PROXY`` (or in lower case) applies to https
     URLs, unless ``NO_PROXY`` names the host: by itself, by a domain suffix with or without a leading dot, with an
     optional ``:port``, or everything by ``*``.
@@ -27,4 +29,4 @@ def proxy_for(base_url: str, configured: str | None, environ: Mapping[str, str])
             return None
         if name and (host == name or host.endswith("." + name)) and entry_port in ("", str(port)):
             return None
-    return proxy
+    return proxy if "://" in proxy else f"http://{proxy}"

@@ -6,6 +6,8 @@ answer that the relay cannot read can neither be metered nor cut at an event.
 
 from __future__ import annotations
 
+from urllib.parse import unquote, urlsplit
+
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -27,7 +29,9 @@ _OURS = frozenset({b"host", b"content-length", b"transfer-encoding", b"accept-en
 def origin_endpoint(
     reactor: object, uri: URI, *, connect_timeout: float, ca_file: str | None, proxy: str | None
 ) -> IStreamClientEndpoint:
-    """How to connect to the origin of ``uri``: over TLS for https, through ``proxy`` (``http://host:port``) if given.
+    """How to connect to the origin of ``uri``: over TLS for https, through ``proxy`` if given.
+
+    proxy: ``http://host:port``, or with ``name:password@`` (percent-encoded) before the host, as environments have it.
 
     connect_timeout: seconds for the TCP connection. Raises OSError or OpenSSL.SSL.Error for an unreadable
     ``ca_file``. Reads the trust store: call it once per provider.
@@ -37,9 +41,10 @@ def origin_endpoint(
     if proxy is None:
         endpoint = HostnameEndpoint(reactor, host, uri.port, timeout=connect_timeout)
     else:
-        via = URI.fromBytes(proxy.encode("ascii"), defaultPort=8080)
-        hop = HostnameEndpoint(reactor, via.host.decode("ascii"), via.port, timeout=connect_timeout)
-        endpoint = ConnectProxyEndpoint(hop, host, uri.port)
+        via = urlsplit(proxy)
+        hop = HostnameEndpoint(reactor, via.hostname or "", via.port or 8080, timeout=connect_timeout)
+        login = None if via.username is None else f"{unquote(via.username)}:{unquote(via.password or '')}"
+        endpoint = ConnectProxyEndpoint(hop, host, uri.port, login)
     if uri.scheme == b"https":
         return wrapClientTLS(connection_creator(host, ca_file), endpoint)
     return endpoint
@@ -62,13 +67,15 @@ class OriginAgent:
     def request(
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
-        """See IAgent. Fails with what connecting fails with, NoAnswer, or ResponseFailed; cancel it to give up."""
-        return Deferred.fromCoroutine(self._request(method, URI.fromBytes(uri), headers or Headers(), bodyProducer))
+        """See IAgent. Fails with what connecting fails with, NoAnswer, or ResponseFailed; with ValueError for a URL or
+        header that HTTP cannot carry. Cancel it to give up.
+        """
+        return Deferred.fromCoroutine(self._request(method, uri, headers or Headers(), bodyProducer))
 
     async def _request(
-        self, method: bytes, uri: URI, headers: Headers, producer: IBodyProducer | None
+        self, method: bytes, uri: bytes, headers: Headers, producer: IBodyProducer | None
     ) -> IResponse:
-        head = _encode_head(method, uri, headers, producer)
+        head = _encode_head(method, URI.fromBytes(uri), headers, producer)
         connection = self._pool.take() or await self._connect()
         try:
             return await connection.exchange(method, head, producer)

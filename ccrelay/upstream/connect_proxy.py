@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -18,15 +19,14 @@ class ProxyRefused(Exception):
 
 
 class _Tunnel(Protocol):
-    def __init__(self, authority: bytes, inner: IProtocol, opened: Deferred[IProtocol]) -> None:
-        self._authority = authority
+    def __init__(self, request: bytes, inner: IProtocol, opened: Deferred[IProtocol]) -> None:
+        self._request = request
         self._inner = inner
         self._opened: Deferred[IProtocol] | None = opened
         self._parser = ResponseHeadParser(b"CONNECT")
 
     def connectionMade(self) -> None:
-        head = encode_request_head(b"CONNECT", self._authority, ((b"host", self._authority),))
-        self.transport.write(head)  # type: ignore[union-attr]
+        self.transport.write(self._request)  # type: ignore[union-attr]
 
     def dataReceived(self, data: bytes) -> None:
         transport: Any = self.transport
@@ -41,10 +41,10 @@ class _Tunnel(Protocol):
             self._fail(ProxyRefused(f"the proxy answered {head.status} to CONNECT"))
             return
         opened, self._opened = self._opened, None
+        assert opened is not None
         transport.protocol = self._inner
         self._inner.makeConnection(transport)
-        if opened is not None:
-            opened.callback(self._inner)
+        opened.callback(self._inner)
         if self._parser.trailing:
             self._inner.dataReceived(self._parser.trailing)
 
@@ -53,13 +53,14 @@ class _Tunnel(Protocol):
             self._fail(ProxyRefused(f"the proxy closed the connection: {reason.value}"))
 
     def abort(self) -> None:
-        """Give the tunnel up, if the proxy has been reached at all."""
+        """Give the tunnel up, if the proxy has been reached at all; ``opened`` is left to whoever gives up."""
+        self._opened = None
         transport: Any = self.transport
         if transport is not None:
             transport.abortConnection()
 
     def _fail(self, error: Exception) -> None:
-        opened, self._opened = self._opened, None
+        opened = self._opened
         self.abort()
         if opened is not None:
             opened.errback(Failure(error))
@@ -69,12 +70,17 @@ class _Tunnel(Protocol):
 class ConnectProxyEndpoint:
     """Connects to ``host:port`` through a tunnel that the proxy behind ``proxy`` opens.
 
+    login: ``name:password`` for a proxy that wants one, sent as Basic credentials (RFC 7617).
     ``connect`` fails with ProxyRefused, or with what connecting to the proxy fails with.
     """
 
-    def __init__(self, proxy: IStreamClientEndpoint, host: str, port: int) -> None:
+    def __init__(self, proxy: IStreamClientEndpoint, host: str, port: int, login: str | None = None) -> None:
         self._proxy = proxy
-        self._authority = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode("ascii")
+        authority = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode("ascii")
+        lines = [(b"host", authority)]
+        if login is not None:
+            lines.append((b"proxy-authorization", b"Basic " + b64encode(login.encode("utf-8"))))
+        self._request = encode_request_head(b"CONNECT", authority, tuple(lines))
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         inner: Any = factory.buildProtocol(None)  # type: ignore[arg-type]
@@ -84,7 +90,7 @@ class ConnectProxyEndpoint:
             tunnel.abort()
 
         opened: Deferred[IProtocol] = Deferred(cancel)
-        tunnel = _Tunnel(self._authority, inner, opened)
+        tunnel = _Tunnel(self._request, inner, opened)
         connecting: Deferred[Any] = self._proxy.connect(Factory.forProtocol(lambda: tunnel))
 
         def failed(failure: Failure) -> None:
