@@ -21,8 +21,6 @@ class _ChainContext(ssl.ContextFactory):
         self._context = context = SSL.Context(SSL.TLS_METHOD)
         context.set_options(SSL.OP_NO_COMPRESSION)
         context.set_min_proto_version(SSL.TLS1_2_VERSION)
-        # OpenSSL would ask for a passphrase on the terminal, and a daemon wait for it.
-        context.set_passwd_cb(lambda *_: b"")
         _use(settings.certificate, context.use_certificate_chain_file, "is not a PEM certificate chain")
         complaint = f"is not the private key of {settings.certificate}, in PEM and without a passphrase"
         _use(settings.private_key, context.use_privatekey_file, complaint)
@@ -32,14 +30,20 @@ class _ChainContext(ssl.ContextFactory):
 
 
 def _use(path: str, load: Callable[[str], object], complaint: str) -> None:
-    """Have OpenSSL load a file. Opened first, for of one that cannot be it tells neither name nor reason."""
+    """Have OpenSSL load a file. Read first: of one that cannot be, it tells neither name nor reason, and for a key's
+    passphrase it would ask on the terminal, where a daemon has nobody to answer.
+    """
     try:
-        with open(path, "rb"):
+        with open(path, "rb") as file:
+            locked = b"ENCRYPTED" in file.read()
+        if not locked:
             load(path)
+            return
     except OSError as error:
         raise UnusableTlsFile(f"{path}: {error.strerror}") from None
     except SSL.Error:
-        raise UnusableTlsFile(f"{path}: {complaint}") from None
+        pass
+    raise UnusableTlsFile(f"{path}: {complaint}")
 
 
 def tls_factory(settings: TlsSettings, factory: Any) -> TLSMemoryBIOFactory:
