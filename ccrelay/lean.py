@@ -10,7 +10,6 @@ import errno
 from typing import Any
 
 from twisted.internet import tcp
-from twisted.internet.epollreactor import EPollReactor
 from twisted.logger import Logger
 
 log = Logger(namespace="ccrelay.lean")
@@ -38,7 +37,10 @@ def write_now(transport: Any, data: bytes) -> None:
 
 
 def _is_known(reactor: object) -> bool:
-    return type(reactor) is EPollReactor and hasattr(reactor, "_poller") and hasattr(reactor, "_selectables")
+    # By name: where there is no epoll, the module cannot be imported.
+    kind = (type(reactor).__module__, type(reactor).__name__)
+    known = kind == ("twisted.internet.epollreactor", "EPollReactor")
+    return known and hasattr(reactor, "_poller") and hasattr(reactor, "_selectables")
 
 
 def poll_leanly(reactor: Any) -> None:
