@@ -111,6 +111,10 @@ class Runtime:
                 ca_file=settings.ca_file,
                 proxy=proxy_for(base_url, settings.proxy, environ),
             )
+        except ValueError:
+            # Neither the proxy nor what is wrong with it is told: one from the environment may hold a password.
+            message = "its proxy cannot be used; check proxy, or HTTPS_PROXY in the environment"
+            raise ConfigError("configuration", (Problem(f"providers.{settings.name}", None, message),)) from None
         except Exception as error:
             message = f"its TLS trust could not be set up ({error}); check ca_file {settings.ca_file}"
             raise ConfigError("configuration", (Problem(f"providers.{settings.name}", None, message),)) from error
