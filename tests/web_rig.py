@@ -1,10 +1,11 @@
-"""A site on a clock, the relay behind it played by the test, and h11 as the client that reads its answers."""
+"""A site on a clock, its relay played by the test or a whole runtime, and h11 as the client that reads its answers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any
 
 import h11
@@ -16,6 +17,7 @@ from ccrelay.core.listing import ModelEntry
 from ccrelay.core.model import Answer, Call
 from ccrelay.core.settings import ServerSettings
 from ccrelay.errors import ClientError
+from ccrelay.runtime import Runtime
 from ccrelay.web.auth import Doorkeeper
 from ccrelay.web.resources import Root
 from ccrelay.web.sink import ClientSink
@@ -23,6 +25,7 @@ from ccrelay.web.site import RelaySite
 from ccrelay.web.surface import ProviderEntry, Surface
 from tests.config_loading import SIMULATOR, settings_of
 from tests.fakes import FakeConnection
+from tests.upstream_rig import NamedReactor, OriginSide
 
 HEADER, BODY_STALL, WRITE_STALL = 10.0, 30.0, 300.0
 """Seconds: the configuration's defaults."""
@@ -240,3 +243,44 @@ def respond_when_complete(served: Served) -> None:
 
     body.watch(changed)
     changed()
+
+
+class Daemon:
+    """The runtime of a configuration behind its HTTP surface, on a reactor in memory."""
+
+    def __init__(self, text: str, environ: Mapping[str, str] | None = None) -> None:
+        self.reactor = NamedReactor({"north.test": "192.0.2.1", "proxy.test": "192.0.2.9"})
+        self.settings = settings_of(text)
+        self.runtime = Runtime(self.settings, self.reactor, environ or {}, Random(7))
+        surface = self.runtime.surface
+        self.root = Root(lambda: surface)
+        self.site = RelaySite(self.root, self.reactor, lambda: surface)
+
+    def connect(self) -> Client:
+        return Client(self.reactor, self.site.buildProtocol(None))
+
+    def ask(self, data: bytes, seconds: float = 0.0) -> Reply:
+        """The answer to one request, after that time."""
+        client = self.connect()
+        client.send(data)
+        self.pass_time(seconds)
+        [reply] = client.replies(data.partition(b" ")[0])
+        return reply
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.reactor.seconds() + seconds
+        while True:
+            due = [call.getTime() for call in self.reactor.getDelayedCalls() if call.getTime() <= end]
+            if not due:
+                break
+            self.reactor.advance(max(0.0, min(due) - self.reactor.seconds()))
+        self.reactor.advance(end - self.reactor.seconds())
+
+    def origin(self) -> OriginSide:
+        """The connection that the relay is opening, accepted by its origin."""
+        self.reactor.resolve()
+        self.reactor.advance(0)
+        return self.reactor.accept()
+
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.runtime.surface.providers()]
