@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http.cookiejar import CookieJar
 from typing import Any
 
 import h11
@@ -19,6 +20,7 @@ from twisted.web.iweb import IAgent
 from zope.interface.verify import verifyObject
 
 from ccrelay.core.model import Edit
+from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.request_body import RequestBody
 from ccrelay.upstream.agent import OriginAgent
 from ccrelay.upstream.body import EditedBody
@@ -169,16 +171,18 @@ def test_path_and_query_go_out_as_they_came() -> None:
 
 def test_headers_pass_and_framing_is_ours() -> None:
     rig = Rig()
-    given_headers = Headers({
-        b"X-Api-Key": [b"k"],
-        b"anthropic-beta": [b"one", b"two,three"],
-        b"x-obs": [b"caf\xe9\t!"],
-        b"Host": [b"evil.example"],
-        b"Content-Length": [b"3"],
-        b"Transfer-Encoding": [b"chunked"],
-        b"Accept-Encoding": [b"gzip, br"],
-        b"Connection": [b"close"],
-    })
+    given_headers = Headers(
+        {
+            b"X-Api-Key": [b"k"],
+            b"anthropic-beta": [b"one", b"two,three"],
+            b"x-obs": [b"caf\xe9\t!"],
+            b"Host": [b"evil.example"],
+            b"Content-Length": [b"3"],
+            b"Transfer-Encoding": [b"chunked"],
+            b"Accept-Encoding": [b"gzip, br"],
+            b"Connection": [b"close"],
+        }
+    )
     upload = Upload(b"12345")
     rig.ask(upload, headers=given_headers)
     upload.send()
@@ -519,3 +523,44 @@ def test_the_pool_says_how_many_connections_it_has() -> None:
     rig.endpoint.made[1].lose()
     assert repr(rig.agent._pool) == "<IdlePool open=1 idle=1>"
     failure_of(lost, NoAnswer)
+
+
+# -- what treq must not get to work on
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"gzip, gzip", b"br", b"GZIP", b"x-anything"])
+def test_a_compressed_answer_is_refused_before_anybody_could_unpack_it(encoding: bytes) -> None:
+    rig = Rig()
+    client = HTTPClient(rig.agent)
+    failures = fired(
+        client.request("POST", URL.decode(), unbuffered=True, allow_redirects=False).addErrback(lambda f: f)
+    )
+    rig.endpoint.made[0].send(b"HTTP/1.1 200 OK\r\ncontent-encoding: %b\r\ncontent-length: 3\r\n\r\nabc" % encoding)
+    [failure] = failures
+    assert failure.check(UpstreamError)
+    assert (failure.value.outcome, failure.value.answered) == (Outcome.PROVIDER_ILL, True)
+    assert rig.open == 0
+    rig.rest()
+
+
+@pytest.mark.parametrize("encoding", [b"", b"identity", b"Identity"])
+def test_an_answer_that_says_it_is_not_compressed_is_taken(encoding: bytes) -> None:
+    rig = Rig()
+    answers = fired(rig.ask())
+    rig.serve(b"HTTP/1.1 200 OK\r\ncontent-encoding: %b\r\ncontent-length: 3\r\n\r\nabc" % encoding, answers=answers)
+    rig.rest()
+
+
+def test_cookies_of_an_upstream_reach_no_cookie_jar() -> None:
+    rig = Rig()
+    jar = CookieJar()
+    client = HTTPClient(rig.agent, cookiejar=jar)
+    answers = fired(client.request("POST", URL.decode(), unbuffered=True, allow_redirects=False))
+    rig.serve(
+        b"HTTP/1.1 200 OK\r\nset-cookie: a=b\r\nset-cookie2: c=d\r\nrequest-id: r\r\ncontent-length: 0\r\n\r\n",
+        answers=answers,
+    )
+    [response] = answers
+    assert list(jar) == []
+    assert response.headers.getRawHeaders(b"request-id") == [b"r"]
+    rig.rest()

@@ -18,8 +18,9 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from ccrelay.core.http1 import encode_request_head
+from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.upstream.connect_proxy import ConnectProxyEndpoint
-from ccrelay.upstream.connection import NoAnswer, UpstreamConnection
+from ccrelay.upstream.connection import NoAnswer, UpstreamConnection, UpstreamResponse
 from ccrelay.upstream.pool import IdlePool
 from ccrelay.upstream.tls import connection_creator
 
@@ -72,18 +73,16 @@ class OriginAgent:
         """
         return Deferred.fromCoroutine(self._request(method, uri, headers or Headers(), bodyProducer))
 
-    async def _request(
-        self, method: bytes, uri: bytes, headers: Headers, producer: IBodyProducer | None
-    ) -> IResponse:
+    async def _request(self, method: bytes, uri: bytes, headers: Headers, producer: IBodyProducer | None) -> IResponse:
         head = _encode_head(method, URI.fromBytes(uri), headers, producer)
         connection = self._pool.take() or await self._connect()
         try:
-            return await connection.exchange(method, head, producer)
+            return _readable(await connection.exchange(method, head, producer))
         except NoAnswer as failure:
             if not failure.reused:
                 raise
         connection = await self._connect()
-        return await connection.exchange(method, head, producer)
+        return _readable(await connection.exchange(method, head, producer))
 
     def _connect(self) -> Deferred[UpstreamConnection]:
         return self._endpoint.connect(self._factory)  # type: ignore[return-value]
@@ -94,15 +93,21 @@ class OriginAgent:
         return succeed(None)
 
 
+def _readable(response: UpstreamResponse) -> UpstreamResponse:
+    """``response``, unless it is compressed: treq would unpack it, however large it gets and however often packed."""
+    encodings = [value for name, value in response.head.headers if name == b"content-encoding"]
+    if any(value.strip().lower() not in (b"", b"identity") for value in encodings):
+        response.refuse()
+        raise UpstreamError(Outcome.PROVIDER_ILL, "the answer is compressed, which was not offered", answered=True)
+    return response
+
+
 def _encode_head(method: bytes, uri: URI, headers: Headers, producer: IBodyProducer | None) -> bytes:
     default_port = 443 if uri.scheme == b"https" else 80
     host = b"[%b]" % uri.host if b":" in uri.host else uri.host
     lines = [(b"Host", host if uri.port == default_port else b"%b:%d" % (host, uri.port))]
     lines += [
-        (name, value)
-        for name, values in headers.getAllRawHeaders()
-        if name.lower() not in _OURS
-        for value in values
+        (name, value) for name, values in headers.getAllRawHeaders() if name.lower() not in _OURS for value in values
     ]
     lines.append((b"Accept-Encoding", b"identity"))
     if producer is not None:

@@ -32,6 +32,10 @@ from ccrelay.core.http1 import (
 )
 
 
+HIDDEN_FROM_TREQ = frozenset({b"set-cookie", b"set-cookie2"})
+"""Answer headers that treq parses for a cookie jar nobody wants, with code that a hostile value keeps busy."""
+
+
 class NoAnswer(Exception):
     """The connection ended before one byte of an answer came. ``reused``: it was an idle pooled one."""
 
@@ -56,11 +60,16 @@ class UpstreamResponse:
         self.phrase = head.reason
         self.headers = Headers()
         for name, value in head.headers:
-            self.headers.addRawHeader(name, value)
+            if name not in HIDDEN_FROM_TREQ:
+                self.headers.addRawHeader(name, value)
         self.length = head.framing.length if head.framing.length is not None else UNKNOWN_LENGTH
 
     def deliverBody(self, protocol: IProtocol) -> None:
         self._connection.deliver(protocol)
+
+    def refuse(self) -> None:
+        """Close the connection instead of reading the body."""
+        self._connection.abort()
 
     def setPreviousResponse(self, response: IResponse) -> None:
         """Only redirecting agents call it, and nothing here follows a redirect."""
@@ -258,9 +267,7 @@ class UpstreamConnection(Protocol):
 
     def _answer_complete(self, decoder: BodyDecoder) -> None:
         assert self._head is not None
-        reusable = (
-            self._head.keep_alive and self._producer is None and not decoder.trailing and not self.closed
-        )
+        reusable = self._head.keep_alive and self._producer is None and not decoder.trailing and not self.closed
         receiver = self._end_exchange()
         if reusable:
             self.reused = True
