@@ -38,6 +38,9 @@ class Connection:
 
     def start(self) -> None:
         """Send the next call, or leave if there is none."""
+        if self.sock.fileno() < 0:  # closed while idle, which any proxy may do
+            Connection(self.run, self.number).start()
+            return
         number = self.run.next_call()
         if number is None:
             return
