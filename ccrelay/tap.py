@@ -9,15 +9,18 @@ from random import SystemRandom
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.internet.protocol import Factory
 from twisted.python import usage
 
 from ccrelay import __version__
 from ccrelay.core.config import find_config, load
+from ccrelay.core.settings import TlsSettings
 from ccrelay.errors import ConfigError, Problem
 from ccrelay.lean import poll_leanly
 from ccrelay.logs import observer_for
 from ccrelay.runtime import Runtime, not_served
 from ccrelay.service import RelayService
+from ccrelay.web.tls import UnusableTlsFile, tls_factory
 
 CONFIG_BYTES = 1 << 20
 """Of a configuration file read: a thousand providers fit."""
@@ -72,6 +75,7 @@ def makeService(options: Options) -> IService:
     warnings = (*loaded.warnings, *not_served(loaded.settings))
     _tell(path, warnings)
     if options["check"]:
+        _check_tls(loaded.settings.server.tls)
         sys.stdout.write(f"{path}: the configuration can be used\n")
         raise SystemExit(0)
     try:
@@ -89,6 +93,15 @@ def _read(path: str) -> str:
     if len(text) > CONFIG_BYTES:
         raise ConfigError(path, (Problem("", None, "the file is larger than 1 MiB"),))
     return text
+
+
+def _check_tls(tls: TlsSettings | None) -> None:
+    """Find out now what the listener would only at the start."""
+    try:
+        if tls is not None:
+            tls_factory(tls, Factory())
+    except UnusableTlsFile as error:
+        raise SystemExit(f"cc-relay: server.tls: {error}") from None
 
 
 def _tell(path: str, warnings: Sequence[Problem]) -> None:
