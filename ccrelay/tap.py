@@ -23,7 +23,7 @@ from ccrelay.service import RelayService
 from ccrelay.web.tls import UnusableTlsFile, tls_factory
 
 CONFIG_BYTES = 1 << 20
-"""Of a configuration file read: a thousand providers fit."""
+"""Of a file read, the configuration's or a secret's: more than ``load`` takes, so that it says what is too large."""
 
 
 class Options(usage.Options):
