@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -256,21 +255,6 @@ def test_one_byte_of_an_answer_is_an_answer_that_broke() -> None:
     rig.origin.send(b"H")
     rig.origin.lose(ConnectionDone())
     assert failure_of(rig.answers, ResponseFailed).reasons[0].check(ConnectionDone)
-
-
-def test_a_receiver_that_cannot_decompress_the_body_gets_it_as_cut() -> None:
-    """treq's gzip decoder raises out of dataReceived, and expects to be told of the end all the same."""
-
-    def give_up(_: Receiver) -> None:
-        raise ResponseFailed([Failure(zlib.error("bad"))])
-
-    for body in (HELLO, CHUNKS, OPEN_ENDED):
-        rig = Rig()
-        receiver = rig.answer(body, receiver=Receiver(give_up))
-        rig.turn()
-        assert receiver.ending == "cut"
-        assert rig.origin.end == "aborted"
-        assert rig.told == ["open", "closed"]
 
 
 # -- using the connection again

@@ -31,7 +31,6 @@ from ccrelay.core.http1 import (
     encode_chunk,
 )
 
-
 HIDDEN_FROM_TREQ = frozenset({b"set-cookie", b"set-cookie2"})
 """Answer headers that treq parses for a cookie jar nobody wants, with code that a hostile value keeps busy."""
 
@@ -256,12 +255,7 @@ class UpstreamConnection(Protocol):
             self.abort()
             return
         if body:
-            try:
-                receiver.dataReceived(body)
-            except ResponseFailed:  # treq's decompression says so that the answer is not what its head promised
-                self._violation = Failure()
-                self.abort()
-                return
+            receiver.dataReceived(body)
         if decoder.done and self._receiver is receiver:
             self._answer_complete(decoder)
 
