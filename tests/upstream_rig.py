@@ -89,11 +89,15 @@ class OriginSide(FakeConnection):
 
 @implementer(IStreamClientEndpoint)
 class FakeEndpoint:
-    """Connects at once, or, with ``ready`` false, when told to. ``made``: its connections so far."""
+    """Connects at once, or, with ``ready`` false, when told to. ``made``: its connections so far.
+
+    ``slow``: as FakeConnection's, of the connections to be made.
+    """
 
     def __init__(self, clock: Clock, *, ready: bool = True) -> None:
         self.clock = clock
         self.ready = ready
+        self.slow = False
         self.made: list[OriginSide] = []
         self.pending: list[tuple[Deferred[Any], IProtocolFactory]] = []
         self.cancelled = 0
@@ -110,6 +114,7 @@ class FakeEndpoint:
         connecting, factory = self.pending.pop(0)
         protocol = factory.buildProtocol(None)  # type: ignore[arg-type]
         self.made.append(OriginSide(self.clock, protocol))
+        self.made[-1].slow = self.slow
         connecting.callback(protocol)
 
     def fail(self, reason: Exception) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hyperlink import EncodedURL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -33,6 +34,20 @@ ERROR_BYTES = 262144
 
 ERROR_SECONDS = 10.0
 """Time for an unsuccessful answer's body: its status is known already and the client is waiting."""
+
+
+class _AsWritten(EncodedURL):
+    """A URL that treq sends as it is: hyperlink takes no IPv6 address for a host and respells parts of a query."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def to_uri(self) -> _AsWritten:
+        return self
+
+    def to_text(self, with_password: bool = False) -> str:
+        return self._text
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,37 +107,45 @@ class Attempt:
         self, call: Call, model: str, model_value: Member, credential: Credential
     ) -> tuple[IResponse, Head]:
         request = self._provider.prepare(call, model, model_value, credential)
-        timed_out = False
+        timed_out = cancelled = False
 
         def give_up() -> None:
             nonlocal timed_out
             timed_out = True
             waiting.cancel()
 
+        def cancel(_: object) -> None:
+            nonlocal cancelled
+            cancelled = True
+            sending.cancel()
+
         silence = SilenceTimer(self._clock, self._timeouts.connect + self._timeouts.first_byte, give_up)
         self._body = body = EditedBody(call.body, request.edits, lambda: silence.touch(self._clock.seconds()))
         headers = WebHeaders()
         for name, value in request.headers:
             headers.addRawHeader(name, value)
-        waiting: Deferred[Any] = self._client.request(
+        sending: Deferred[Any] = self._client.request(
             request.method.decode("ascii"),
-            request.url.decode("ascii"),
+            _AsWritten(request.url.decode("ascii")),
             headers=headers,
             data=body,
             unbuffered=True,
             allow_redirects=False,
         )
+        waiting: Deferred[Any] = Deferred(cancel)
+        sending.addCallbacks(waiting.callback, waiting.errback)
         silence.start()
         try:
             response: Any = await waiting
-        except BaseException:
+        except BaseException as error:
             if timed_out:
                 reason = f"no answer within {self._timeouts.first_byte:g} s of the request"
                 raise UpstreamError(Outcome.PROVIDER_ILL, reason) from None
-            failure = Failure()
-            if failure.check(CancelledError, GeneratorExit):
+            if cancelled:  # an endpoint then fails with what it was at, such as a name that was not found
+                raise CancelledError from None
+            if isinstance(error, GeneratorExit):
                 raise
-            raise upstream_error(failure) from None
+            raise upstream_error(Failure()) from None
         finally:
             silence.stop()
         # treq leaves an empty Content-Encoding where it found none.
@@ -142,7 +165,7 @@ class Attempt:
             decoder = self._provider.decoder(head)
             if (head.first(b"content-encoding") or b"identity").lower() != b"identity":
                 raise UpstreamError(Outcome.PROVIDER_ILL, "the answer is compressed, which was not offered")
-        except UpstreamError:
+        except BaseException:
             response.deliverBody(_Unwanted())
             raise
         pump = Pump(
@@ -159,7 +182,6 @@ class Attempt:
         except StreamRefused as refusal:
             return failure_of_event(refusal.error, call.request_id)
         return Committed(head, pump)
-
 
     def _committing(self, call: Call) -> None:
         """Nobody else will be asked: a body that has been sent whole need not be kept while the answer streams."""
