@@ -209,6 +209,8 @@ class Relay:
             result = _without_answer(error.outcome, error.reason, provider.name, call)
         except CredentialError as error:
             result = _without_answer(Outcome.KEY_DEAD, str(error), provider.name, call)
+        finally:
+            story.usage = attempt.usage
         if isinstance(result, Failure):
             _log.warn(
                 "attempt {attempt} of call {id} failed: {provider} {model}: {outcome}: {reason}",

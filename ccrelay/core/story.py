@@ -42,8 +42,9 @@ class Story:
         self.provider, self.model_sent, self.key = provider, model, key
 
     def failed(self, failure: Failure) -> None:
-        """An attempt ended before anything was written to the client."""
+        """An attempt ended before anything was written to the client, whom what it told of cost nothing."""
         self.outcome, self.reason = failure.outcome, failure.reason
+        self.usage = Usage()
 
     def told(self, answer: Answer, now: float) -> None:
         """The client gets ``answer``, an error, at ``now``: an upstream's or our own."""

@@ -19,7 +19,7 @@ from ccrelay.core.failures import Failure as AttemptFailure
 from ccrelay.core.failures import failure_of_event
 from ccrelay.core.headers import response_headers, stream_headers
 from ccrelay.core.members import Member
-from ccrelay.core.model import Call, Credential, Head, OwnCredential
+from ccrelay.core.model import Call, Credential, Head, OwnCredential, Usage
 from ccrelay.core.model import Headers as WireHeaders
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.settings import TimeoutSettings
@@ -79,6 +79,12 @@ class Attempt:
         self._timeouts = timeouts
         self._on_commit = on_commit
         self._body: EditedBody | None = None
+        self._pump: Pump | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens that the answer has told of so far, committed or not."""
+        return self._pump.usage if self._pump is not None else Usage()
 
     async def run(
         self,
@@ -168,7 +174,7 @@ class Attempt:
         except BaseException:
             response.deliverBody(_Unwanted())
             raise
-        pump = Pump(
+        self._pump = pump = Pump(
             self._clock,
             sink,
             Head(head.status, lines if decoder is None else stream_headers(lines)),
