@@ -20,6 +20,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (error.DNSLookupError, "host name not found"),
     (error.ConnectionRefusedError, "connection refused"),
     (error.TimeoutError, "connecting timed out"),
+    (error.TCPTimedOutError, "connecting timed out"),
     (error.NoRouteError, "no route to host"),
     (error.ConnectError, "could not connect"),
     (SSL.Error, "TLS failed"),
@@ -27,8 +28,8 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (CertificateError, "TLS failed: the certificate cannot be used"),
     (HttpViolation, "did not answer in HTTP"),
     (error.ConnectionDone, "closed the connection"),
-    (error.ConnectionLost, "connection lost"),
     (error.ConnectionAborted, "connection aborted"),
+    (error.ConnectionLost, "connection lost"),
     (PotentialDataLoss, "the answer was cut short"),
     (CancelledError, "given up"),
 )
