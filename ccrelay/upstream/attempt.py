@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hyperlink import EncodedURL
@@ -107,7 +107,10 @@ class Attempt:
             body = await _read_error(self._clock, response)
             return self._provider.failure(head, body, own_credential)  # type: ignore[no-any-return]
         lines = response_headers(head.headers, own_credential=own_credential)
-        return await self._receive(call, response, head, (*lines, *extra_headers), sink)
+        try:
+            return await self._receive(call, response, head, (*lines, *extra_headers), sink)
+        except StreamRefused as refusal:
+            return self._refused(refusal, call, own_credential)
 
     async def _send(
         self, call: Call, model: str, model_value: Member, credential: Credential
@@ -166,7 +169,7 @@ class Attempt:
 
     async def _receive(
         self, call: Call, response: IResponse, head: Head, lines: WireHeaders, sink: IResponseSink
-    ) -> Committed | AttemptFailure:
+    ) -> Committed:
         try:
             decoder = self._provider.decoder(head)
             if (head.first(b"content-encoding") or b"identity").lower() != b"identity":
@@ -183,11 +186,15 @@ class Attempt:
             on_commit=lambda: self._committing(call),
         )
         response.deliverBody(pump)
-        try:
-            await pump.opened
-        except StreamRefused as refusal:
-            return failure_of_event(refusal.error, call.request_id)
+        await pump.opened
         return Committed(head, pump)
+
+    def _refused(self, refusal: StreamRefused, call: Call, own_credential: bool) -> AttemptFailure:
+        """An error inside a 200, as the provider judges it in an answer of its own: it may repeat a key there too."""
+        told = failure_of_event(refusal.error, call.request_id)
+        head = Head(told.answer.status, told.answer.headers)
+        judged: AttemptFailure = self._provider.failure(head, told.answer.body, own_credential)
+        return replace(judged, reason=told.reason)
 
     def _committing(self, call: Call) -> None:
         """Nobody else will be asked: a body that has been sent whole need not be kept while the answer streams."""
