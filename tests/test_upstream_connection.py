@@ -163,9 +163,7 @@ def test_an_answer_without_a_body_ends_when_it_is_delivered(status: bytes) -> No
     assert rig.told == ["open", "idle"]
 
 
-@pytest.mark.parametrize(
-    ("head", "length"), [(HELLO, 5), (CHUNKS, UNKNOWN_LENGTH), (OPEN_ENDED, UNKNOWN_LENGTH)]
-)
+@pytest.mark.parametrize(("head", "length"), [(HELLO, 5), (CHUNKS, UNKNOWN_LENGTH), (OPEN_ENDED, UNKNOWN_LENGTH)])
 def test_the_length_is_told_where_the_head_tells_it(head: bytes, length: object) -> None:
     rig = Rig()
     rig.answer(head)
@@ -198,9 +196,7 @@ def test_every_head_that_the_parser_takes_becomes_a_response(lines: list[tuple[b
     assert expected is not None
     rig = Rig()
     rig.origin.send(head)
-    found = [
-        (name.lower(), value) for name, values in rig.response.headers.getAllRawHeaders() for value in values
-    ]
+    found = [(name.lower(), value) for name, values in rig.response.headers.getAllRawHeaders() for value in values]
     assert sorted(found) == sorted(expected.headers)
 
 
@@ -522,6 +518,17 @@ def test_a_body_asked_for_after_its_connection_was_lost_still_ends(answer: bytes
     receiver = rig.listen()
     assert (receiver.data, receiver.ending) == (body, ending)
     assert "idle" not in rig.told
+
+
+@pytest.mark.parametrize("answer", [HELLO, HELLO[:-2]])
+def test_a_body_has_one_receiver(answer: bytes) -> None:
+    """A second one would hang, or get the next exchange's bytes."""
+    rig = Rig()
+    rig.answer(answer)
+    with pytest.raises(RuntimeError):
+        rig.response.deliverBody(Receiver())
+    rig.origin.send(HELLO[-2:] if answer != HELLO else b"")
+    assert rig.receiver.ending == "whole"
 
 
 def test_a_receiver_pauses_and_resumes_the_origin() -> None:

@@ -232,7 +232,9 @@ class UpstreamConnection(Protocol):
             self.pause()
 
     def deliver(self, receiver: IProtocol) -> None:
-        """Give the body to ``receiver``, from its first byte on."""
+        """Give the body to ``receiver``, from its first byte on. RuntimeError: somebody has it, or has had it."""
+        if self._decoder is None or self._receiver is not None:
+            raise RuntimeError("a body is delivered once")
         self._body_transport = BodyTransport(self)
         self._receiver = receiver
         receiver.makeConnection(self._body_transport)  # type: ignore[arg-type]
@@ -246,8 +248,7 @@ class UpstreamConnection(Protocol):
 
     def _body_received(self, data: bytes, receiver: IProtocol) -> None:
         decoder = self._decoder
-        if decoder is None:
-            return
+        assert decoder is not None
         try:
             body = decoder.receive_data(data)
         except HttpViolation:
