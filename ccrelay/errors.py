@@ -1,13 +1,13 @@
 """Every error that crosses a module boundary, typed by what may be done next.
 
-    RelayError
-      ConfigError            the operator edits the file; carries every problem found
-      ClientError            the client is told; carries the whole answer
-        MalformedBody        a ClientError found in the request body
-        BodyTooLarge         a ClientError: the body passed its limit
-      UpstreamError          (core.outcomes) an attempt failed before the commit; its outcome says who may be tried next
-      StreamViolation        an upstream stream broke its framing; the stream is over, nothing may be resumed
-      CredentialError        no secret could be had for a provider; the message says what to set
+RelayError
+  ConfigError            the operator edits the file; carries every problem found
+  ClientError            the client is told; carries the whole answer
+    MalformedBody        a ClientError found in the request body
+    BodyTooLarge         a ClientError: the body passed its limit
+  UpstreamError          (core.outcomes) an attempt failed before the commit; its outcome says who may be tried next
+  StreamViolation        an upstream stream broke its framing; the stream is over, nothing may be resumed
+  CredentialError        no secret could be had for a provider; the message says what to set
 """
 
 from __future__ import annotations

@@ -134,9 +134,7 @@ class Relay:
         serving.addBoth(settle)
         return serving.addErrback(lambda failure: _log.failure("call was not settled", failure=failure))
 
-    async def _serve(
-        self, call: Call, sink: IResponseSink, story: Story, check_wanted: Callable[[], None]
-    ) -> None:
+    async def _serve(self, call: Call, sink: IResponseSink, story: Story, check_wanted: Callable[[], None]) -> None:
         """Find the model, try the candidates in order, pass on the first answer that begins, settle at its end.
 
         check_wanted(): raises CancelledError once nobody waits for an answer any more.

@@ -65,9 +65,7 @@ class Runtime:
             raise ConfigError("configuration", (Problem("server.enable_http2", None, message),))
         served = [p for p in priority_order(settings.providers) if p.type in PROVIDERS]
         real = [p for p in served if p.simulator is None and _could_be_asked(p, settings)]
-        self._chosen = [
-            p for p in served if p.simulator is None or not (real and p.simulator.only_without_keys)
-        ]
+        self._chosen = [p for p in served if p.simulator is None or not (real and p.simulator.only_without_keys)]
         self._closers: list[Callable[[], object]] = []
         upstreams = [self._upstream(p, reactor, environ, rng) for p in self._chosen]
         self.relay = Relay(
@@ -83,9 +81,7 @@ class Runtime:
             usable=lambda: any(_could_be_asked(p, settings) for p in self._chosen),
         )
 
-    def _upstream(
-        self, settings: ProviderSettings, reactor: Any, environ: Mapping[str, str], rng: Random
-    ) -> Upstream:
+    def _upstream(self, settings: ProviderSettings, reactor: Any, environ: Mapping[str, str], rng: Random) -> Upstream:
         provider = build(settings)
         agent: IAgent
         if settings.simulator is not None:
@@ -123,9 +119,7 @@ class Runtime:
         return agent
 
     def _entries(self) -> tuple[ProviderEntry, ...]:
-        return tuple(
-            ProviderEntry(p.name, p.type, p.models, _could_be_asked(p, self.settings)) for p in self._chosen
-        )
+        return tuple(ProviderEntry(p.name, p.type, p.models, _could_be_asked(p, self.settings)) for p in self._chosen)
 
     def close(self) -> None:
         """Let go of idle upstream connections; what is in use ends with its call."""

@@ -83,8 +83,12 @@ class RelayService(Service):
         for port in self._ports:
             _log.info("listening on {address}", address=_address(port))
         for entry in self._runtime.surface.providers():
-            _log.info("provider {name} ({type}): {state}", name=entry.name, type=entry.type,
-                      state="ready" if entry.usable else "has no key")
+            _log.info(
+                "provider {name} ({type}): {state}",
+                name=entry.name,
+                type=entry.type,
+                state="ready" if entry.usable else "has no key",
+            )
 
     def _take_signals(self) -> None:
         """Our own SIGTERM and SIGINT: a clean stop exits with 0 (Twisted's handler would re-raise the signal at the

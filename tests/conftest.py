@@ -17,6 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 f"{item.nodeid}: a coroutine test may pass unrun; return a Deferred from a plain one"
             )
 
+
 # No test measures time: on a busy machine a deadline fails what is right.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

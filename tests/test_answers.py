@@ -87,8 +87,14 @@ class ClientErrorTests(unittest.TestCase):
 
 class KindTests(unittest.TestCase):
     def test_every_error_status_has_a_kind_that_clients_know(self) -> None:
-        for status, kind in ((400, "invalid_request_error"), (422, "invalid_request_error"), (500, "api_error"),
-                             (502, "api_error"), (529, "overloaded_error"), (504, "timeout_error")):
+        for status, kind in (
+            (400, "invalid_request_error"),
+            (422, "invalid_request_error"),
+            (500, "api_error"),
+            (502, "api_error"),
+            (529, "overloaded_error"),
+            (504, "timeout_error"),
+        ):
             self.assertEqual(kind_of(status), kind)
 
     def test_a_kind_stands_for_the_status_that_anthropic_sends_with_it(self) -> None:

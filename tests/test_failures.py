@@ -157,9 +157,7 @@ class WrappingTests(unittest.TestCase):
         tired = failed(429, envelope("rate_limit_error"), JSON, Verdict(Outcome.KEY_TIRED, wait=4.2))
         self.assertEqual(tired.answer.headers, (*JSON, (b"retry-after", b"5")))
         used_up = failed(429, envelope("rate_limit_error"), JSON, Verdict(Outcome.KEY_TIRED, wait=900.0))
-        self.assertEqual(
-            used_up.answer.headers, (*JSON, (b"retry-after", b"900"), (b"x-should-retry", b"false"))
-        )
+        self.assertEqual(used_up.answer.headers, (*JSON, (b"retry-after", b"900"), (b"x-should-retry", b"false")))
         dead = failed(429, envelope("rate_limit_error"), JSON, Verdict(Outcome.KEY_DEAD))
         self.assertEqual(dead.answer.headers, (*JSON, (b"x-should-retry", b"false")))
 
@@ -318,10 +316,28 @@ class ComplaintTests(unittest.TestCase):
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-            lambda inner: st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["type", "error", "message", "msg", "code", "details", "error_code", "base_resp",
-                                 "status_code", "request_id", "detail"]), inner, max_size=4),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(
+                        [
+                            "type",
+                            "error",
+                            "message",
+                            "msg",
+                            "code",
+                            "details",
+                            "error_code",
+                            "base_resp",
+                            "status_code",
+                            "request_id",
+                            "detail",
+                        ]
+                    ),
+                    inner,
+                    max_size=4,
+                )
+            ),
             max_leaves=12,
         )
     )

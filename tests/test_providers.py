@@ -116,9 +116,11 @@ class PrepareContract(unittest.TestCase):
         self.assertEqual(names.count(b"accept-encoding"), 1)
         self.assertEqual(credential_lines(request.headers), [])
 
-    @given(type_=REGISTERED, headers=HEADER_LINES, line=st.sampled_from(
-        [(b"authorization", b"Bearer " + CLIENTS), (b"x-api-key", CLIENTS)]
-    ))
+    @given(
+        type_=REGISTERED,
+        headers=HEADER_LINES,
+        line=st.sampled_from([(b"authorization", b"Bearer " + CLIENTS), (b"x-api-key", CLIENTS)]),
+    )
     def test_a_clients_own_credential_goes_unchanged_and_alone_or_not_at_all(
         self, type_: str, headers: Headers, line: tuple[bytes, bytes]
     ) -> None:
@@ -152,9 +154,7 @@ class PrepareContract(unittest.TestCase):
         self.assertEqual(json.loads(body)["model"], sent)
 
     @given(type_=REGISTERED, query=QUERIES, kind=st.sampled_from(CallKind))
-    def test_the_url_is_the_base_the_path_and_the_clients_query(
-        self, type_: str, query: bytes, kind: CallKind
-    ) -> None:
+    def test_the_url_is_the_base_the_path_and_the_clients_query(self, type_: str, query: bytes, kind: CallKind) -> None:
         provider = pooled(type_)
         url = prepared(provider, call_with((), query, kind), "m", None).url
         self.assertEqual(url, (provider.base_url() + kind.value).encode() + (b"?" + query if query else b""))

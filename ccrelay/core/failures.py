@@ -25,18 +25,21 @@ _NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _CANNOT_PAY: Final = ("you have reached your specified api usage limits", "credit balance is too low")
 """Of a 400, in lower case: the account cannot pay, which no other request will change (Anthropic's page on errors)."""
 
-_REWRITTEN: Final = frozenset({
-    b"content-type",
-    b"content-encoding",
-    b"location",  # of a redirect that was not followed; may hold a token
-    b"retry-after",
-    b"retry-after-ms",
-    b"x-should-retry",
-})
+_REWRITTEN: Final = frozenset(
+    {
+        b"content-type",
+        b"content-encoding",
+        b"location",  # of a redirect that was not followed; may hold a token
+        b"retry-after",
+        b"retry-after-ms",
+        b"x-should-retry",
+    }
+)
 """Headers that an answer put into the envelope here gets anew, or not at all."""
 
 _RETRIED: Final = frozenset({401, 408, 409, 429})
 """What Claude Code or the SDKs send again by themselves, besides 5xx."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

@@ -17,29 +17,35 @@ from typing import Final
 
 from ccrelay.core.model import Headers
 
-HOP_BY_HOP: Final = frozenset({
-    b"connection",
-    b"keep-alive",
-    b"proxy-connection",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"upgrade",
-})
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
 """Meant for the next hop only, besides ``proxy-*`` and whatever ``Connection`` names."""
 
 CREDENTIALS: Final = frozenset({b"x-api-key", b"authorization", b"api-key", b"cookie"})
 """Where clients put their secrets (``api-key``: Azure's SDKs); ``proxy-*`` covers ``proxy-authorization``."""
 
-_STOPS_HERE: Final = HOP_BY_HOP | CREDENTIALS | {
-    b"accept-encoding",  # replaced: a compressed event stream could be neither followed nor cut at its events
-    b"content-length",  # the body may be edited, and its sender frames it
-    b"expect",  # answered by us
-    b"forwarded",  # this and the next two tell the operator's network to a stranger
-    b"via",
-    b"x-real-ip",
-    b"host",
-}
+_STOPS_HERE: Final = (
+    HOP_BY_HOP
+    | CREDENTIALS
+    | {
+        b"accept-encoding",  # replaced: a compressed event stream could be neither followed nor cut at its events
+        b"content-length",  # the body may be edited, and its sender frames it
+        b"expect",  # answered by us
+        b"forwarded",  # this and the next two tell the operator's network to a stranger
+        b"via",
+        b"x-real-ip",
+        b"host",
+    }
+)
 _STOPS_HERE_PREFIXES: Final = (b"proxy-", b"x-forwarded-", b"x-cc-relay-")
 
 _FOR_ANTHROPIC_ONLY: Final = frozenset({b"x-claude-code-managed-settings-checksum"})

@@ -22,12 +22,14 @@ class AnthropicProvider(AnthropicFormat):
     accepts_own_credential = True
     # error.details.error_code, from Anthropic's page on errors. The first two stay until the month ends, a hold until
     # somebody lifts it; the last is about the client's program, whichever key it came with.
-    verdicts: ClassVar[Mapping[str, Verdict]] = MappingProxyType({
-        "enforced_spend_limit_reached": Verdict(Outcome.KEY_DEAD),
-        "contract_spend_limit_reached": Verdict(Outcome.KEY_DEAD),
-        "organization_on_hold": Verdict(Outcome.KEY_DEAD),
-        "claude_code_version_too_old": Verdict(Outcome.CALLERS_FAULT),
-    })
+    verdicts: ClassVar[Mapping[str, Verdict]] = MappingProxyType(
+        {
+            "enforced_spend_limit_reached": Verdict(Outcome.KEY_DEAD),
+            "contract_spend_limit_reached": Verdict(Outcome.KEY_DEAD),
+            "organization_on_hold": Verdict(Outcome.KEY_DEAD),
+            "claude_code_version_too_old": Verdict(Outcome.CALLERS_FAULT),
+        }
+    )
 
     def headers(self, call: Call, credential: Credential) -> Headers:
         """A pooled subscription token brings the beta it needs: a client that holds only the relay's key sends none."""

@@ -23,10 +23,12 @@ class MiniMaxProvider(AnthropicFormat):
     # The first comes as 500 api_error and would pass for an illness. The second is the end of a five-hour window: a
     # look every quarter of an hour, each for one refused call. Source: github.com/MiniMax-AI/MiniMax-M2/issues/62
     # and MiniMax-M2.7/issues/36.
-    verdicts: ClassVar[Mapping[str, Verdict]] = MappingProxyType({
-        "1008": Verdict(Outcome.KEY_DEAD, "billing_error"),
-        "2056": Verdict(Outcome.KEY_TIRED, "rate_limit_error", 900.0),
-    })
+    verdicts: ClassVar[Mapping[str, Verdict]] = MappingProxyType(
+        {
+            "1008": Verdict(Outcome.KEY_DEAD, "billing_error"),
+            "2056": Verdict(Outcome.KEY_TIRED, "rate_limit_error", 900.0),
+        }
+    )
 
     def verdict(self, head: Head, complaint: Complaint) -> Verdict | None:
         """By the code that ends the message."""

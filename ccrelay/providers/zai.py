@@ -44,39 +44,43 @@ class ZaiProvider(AnthropicFormat):
     """``type: zai``. Whether its endpoint counts tokens is not known, so it is never asked to."""
 
     counts_tokens = False
-    verdicts: ClassVar[Mapping[str, Verdict]] = MappingProxyType({
-        "1000": _REFUSED,
-        "1001": _REFUSED,
-        "1002": _REFUSED,
-        "1003": _REFUSED,
-        "1004": _REFUSED,
-        "1100": _REFUSED,
-        "1110": _LOCKED,  # account inactive
-        "1111": _LOCKED,  # no such account
-        "1112": _LOCKED,
-        "1113": _UNPAID,  # in arrears, or a key of the other billing plan
-        "1121": _LOCKED,
-        "1210": _WRONG,
-        "1211": Verdict(Outcome.CALLERS_FAULT, "not_found_error"),  # no such model
-        "1212": _WRONG,
-        "1213": _WRONG,
-        "1214": _WRONG,
-        "1215": _WRONG,
-        "1220": _LOCKED,  # no permission for this API
-        "1230": _BUSY,
-        "1231": _WRONG,  # request id used before
-        "1234": _BUSY,  # network trouble on their side
-        "1301": _WRONG,  # content policy
-        "1302": _TOO_FAST,  # too many at once
-        "1303": _TOO_FAST,  # too often
-        "1304": _USED_UP,  # a day's
-        "1305": _BUSY,
-        "1308": _USED_UP,  # five hours'
-        "1309": _UNPAID,  # plan expired
-        "1310": _USED_UP,  # a week's or a month's
-        "1311": Verdict(Outcome.CALLERS_FAULT, "permission_error"),  # plan lacks this model; the key works for others
-        "1313": _LOCKED,  # banned for unfair use
-    })
+    verdicts: ClassVar[Mapping[str, Verdict]] = MappingProxyType(
+        {
+            "1000": _REFUSED,
+            "1001": _REFUSED,
+            "1002": _REFUSED,
+            "1003": _REFUSED,
+            "1004": _REFUSED,
+            "1100": _REFUSED,
+            "1110": _LOCKED,  # account inactive
+            "1111": _LOCKED,  # no such account
+            "1112": _LOCKED,
+            "1113": _UNPAID,  # in arrears, or a key of the other billing plan
+            "1121": _LOCKED,
+            "1210": _WRONG,
+            "1211": Verdict(Outcome.CALLERS_FAULT, "not_found_error"),  # no such model
+            "1212": _WRONG,
+            "1213": _WRONG,
+            "1214": _WRONG,
+            "1215": _WRONG,
+            "1220": _LOCKED,  # no permission for this API
+            "1230": _BUSY,
+            "1231": _WRONG,  # request id used before
+            "1234": _BUSY,  # network trouble on their side
+            "1301": _WRONG,  # content policy
+            "1302": _TOO_FAST,  # too many at once
+            "1303": _TOO_FAST,  # too often
+            "1304": _USED_UP,  # a day's
+            "1305": _BUSY,
+            "1308": _USED_UP,  # five hours'
+            "1309": _UNPAID,  # plan expired
+            "1310": _USED_UP,  # a week's or a month's
+            "1311": Verdict(
+                Outcome.CALLERS_FAULT, "permission_error"
+            ),  # plan lacks this model; the key works for others
+            "1313": _LOCKED,  # banned for unfair use
+        }
+    )
 
     def verdict(self, head: Head, complaint: Complaint) -> Verdict | None:
         """By code; the end of a used-up window is read from the message where it names one."""

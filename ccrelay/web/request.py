@@ -144,9 +144,7 @@ class RelayRequest(server.Request):
         self.bytes_out = len(answer.body)
         self.code = answer.status
         headers = self.relay_channel.site.answer_headers(self.id, answer.headers)
-        self.relay_channel.send(
-            Answer(answer.status, headers, answer.body), with_body=self.method != b"HEAD"
-        )
+        self.relay_channel.send(Answer(answer.status, headers, answer.body), with_body=self.method != b"HEAD")
         self.end()
 
     def end(self) -> None:

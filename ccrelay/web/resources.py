@@ -98,8 +98,9 @@ class Models(ApiResource):
             wanted = b"/".join(request.postpath).decode("utf-8", "replace")
             request.answer(Answer(200, _JSON, find_model(entries, wanted)))
             return
-        page = model_page(entries, _argument(request, b"limit"), _argument(request, b"after_id"),
-                          _argument(request, b"before_id"))
+        page = model_page(
+            entries, _argument(request, b"limit"), _argument(request, b"after_id"), _argument(request, b"before_id")
+        )
         request.answer(Answer(200, _JSON, page))
 
 
