@@ -27,7 +27,8 @@ class Child:
         self.log = log
         with log.open("ab") as output:
             options = {"stdout": output, "stderr": output, **options}
-            pin = ["taskset", "--cpu-list", str(core)]  # from util-linux, which every Debian has
+            # Both from util-linux, which every Debian has. Whatever becomes of us, the child is told to end.
+            pin = ["setpriv", "--pdeathsig", "TERM", "taskset", "--cpu-list", str(core)]
             self.process = subprocess.Popen([*pin, *command], start_new_session=True, **options)  # type: ignore[call-overload]
 
     def stop(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -125,6 +126,7 @@ def main() -> int:
     works = [BY_NAME[name] for name in chosen.work] if chosen.work else list(WORKS)
 
     raise_file_limit()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # through the finally below
     results = report.Results()
     with tempfile.TemporaryDirectory(prefix="ccrelay-bench-") as folder:
         bench = Bench(Path(folder), chosen.quick)
