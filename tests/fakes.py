@@ -140,9 +140,6 @@ class FakeConnection:
         """The peer reads everything, and goes on reading."""
         self.slow = False
         self._flush()
-        if self.producer_paused and self.producer is not None:
-            self.producer_paused = False
-            self.producer.resumeProducing()
 
     def turn(self) -> None:
         """Let the reactor go round once."""
@@ -156,7 +153,11 @@ class FakeConnection:
     def _flush(self) -> None:
         self.received += self.unsent
         self.unsent = b""
-        if self.closing and self.end is None:
+        if self.producer is not None and self.producer_paused:
+            # Twisted's too: a paused producer may have more to say, so a closing connection waits for it.
+            self.producer_paused = False
+            self.producer.resumeProducing()
+        elif self.closing and self.end is None:
             self.clock.callLater(0, self._lost, "closed", ConnectionDone())
 
     def _lost(self, how: str, reason: Exception) -> None:
@@ -199,6 +200,8 @@ class FakeConnection:
 
     def unregisterProducer(self) -> None:
         self.producer = None
+        if self.closing and not self.unsent:
+            self._flush()
 
     def pauseProducing(self) -> None:
         self.reading = False

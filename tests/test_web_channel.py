@@ -282,18 +282,6 @@ def test_answers_that_the_client_does_not_read_do_not_pile_up() -> None:
     assert len(client.replies(*[b"GET"] * (requests + 1000))) == requests + 1000
 
 
-def test_a_request_cut_by_a_full_buffer_is_still_read_to_its_end() -> None:
-    web = Web()
-    client = web.connect()
-    client.slow = True
-    client.send(post())
-    client.send(HEALTH[:10])
-    web.calls[0].sink.respond(Answer(200, (), b"x" * 100_000))
-    client.send(HEALTH[10:])
-    client.read()
-    assert [reply.status for reply in client.replies(b"POST", b"GET")] == [200, 200]
-
-
 # -- versions and methods
 
 

@@ -90,7 +90,7 @@ def test_a_kibibyte_in_each_window_is_progress_and_less_is_none() -> None:
     web = Web()
     steady, trickling = web.connect(), web.connect()
     for client in (steady, trickling):
-        client.send(head(b"POST", b"/v1/messages", b"Content-Length: 1000000") + b'{"a":"')
+        client.send(head(b"POST", b"/v1/messages", b"Content-Length: 1000000") + b'{"a":"' + b"x" * 2000)
     for _ in range(10):
         web.clock.advance(BODY_STALL - 1)
         steady.send(b"x" * 1024)
@@ -249,6 +249,26 @@ def test_a_client_that_does_not_read_for_too_long_is_dropped() -> None:
     assert web.ended(client)
 
 
+def test_a_client_that_leaves_while_it_is_behind_leaves_nothing() -> None:
+    web = Web()
+    client, served, _ = streaming(web)
+    served.sink.write(b"x" * client.buffer_size)
+    client.leave()
+    assert len(served.gone) == 1
+    assert web.ended(client)
+
+
+def test_a_client_that_is_behind_gets_all_of_a_cut_answer_before_the_close() -> None:
+    web = Web()
+    client, served, _ = streaming(web)
+    served.sink.write(b"x" * client.buffer_size)
+    served.sink.abort()
+    client.read()
+    client.turn()
+    assert (client.end, len(client.reply.body)) == ("closed", client.buffer_size)
+    assert web.ended(client)
+
+
 def test_a_client_that_does_not_read_the_end_of_its_answer_is_dropped_too() -> None:
     web = Web()
     client, served, _ = streaming(web)
@@ -329,7 +349,8 @@ def test_close_idle_leaves_a_request_under_way_alone() -> None:
     client.send(post())
     client.protocol.close_idle()
     web.calls[0].sink.respond(OK)
-    assert client.reply.ending == "whole"
+    client.turn()
+    assert (client.reply.ending, client.end) == ("whole", None)
 
 
 def test_abort_all_resets_every_connection() -> None:

@@ -168,7 +168,7 @@ class RelayChannel(Protocol):
         """Another request has to wait: for the answer under way, or until the client reads the answers it has."""
         if self._closing or self._decoder is not None:
             return False
-        return self._request is not None or (self._backed_up and not self._parser.began)
+        return self._request is not None or self._backed_up
 
     def _head_received(self, data: bytes) -> None:
         if not self._parser.began:
@@ -210,7 +210,6 @@ class RelayChannel(Protocol):
         try:
             body = decoder.receive_data(data)
         except HttpViolation as violation:
-            self._body_stall.stop()
             request.body_broken(violation)
             return
         if decoder.done:
