@@ -20,7 +20,6 @@ from ccrelay.core.stream_watch import (
     MessageFacts,
     StreamError,
     StreamWatch,
-    tokens_of_count,
     usage_of_message,
 )
 
@@ -241,7 +240,6 @@ def test_what_is_no_count_leaves_the_earlier_count(garbage: object) -> None:
         ("message_start", {"message": {"usage": good}}), ("message_delta", {"usage": dict.fromkeys(good, garbage)})
     )
     assert facts.usage == Usage(5, 1, 2, 3)
-    assert tokens_of_count(json.dumps({"input_tokens": garbage}).encode()) is None
 
 
 @pytest.mark.parametrize(
@@ -382,9 +380,3 @@ def test_a_json_answer_that_is_an_error_says_so(body: bytes, error: StreamError)
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"usage": 3, "model": 4}'])
 def test_a_json_answer_that_cannot_be_read_has_no_facts(body: bytes) -> None:
     assert usage_of_message(body) == MessageFacts()
-    assert tokens_of_count(body) is None
-
-
-def test_counted_tokens_are_read() -> None:
-    assert tokens_of_count(b'{"input_tokens": 2095}') == 2095
-    assert tokens_of_count(b'{"input_tokens": 0, "context_management": {}}') == 0

@@ -127,12 +127,6 @@ def usage_of_message(body: bytes) -> MessageFacts:
     )
 
 
-def tokens_of_count(body: bytes) -> int | None:
-    """``input_tokens`` of a count_tokens answer, or None where there is no usable number."""
-    tokens = _object(body).get("input_tokens")
-    return tokens if _is_count(tokens) else None
-
-
 def _kind_of_unnamed(data: bytes) -> str:
     frame = _object(data)
     kind = frame.get("type")
