@@ -100,7 +100,7 @@ class RelayService(Service):
     def _signalled(self) -> None:
         if self._cut is not None:
             self._cut()
-        elif self.running and not self._stopping:
+        elif not self._stopping:
             # Not twice: a reactor that was told to stop and has not gone round yet refuses to hear it again.
             self._stopping = True
             _log.info("stopping")
