@@ -159,13 +159,13 @@ def test_a_write_that_fails_is_left_to_the_transport(pair: Socket) -> None:
 
 
 def test_after_close_it_is_the_transports_word(pair: Socket) -> None:
-    pair.transport.write(b"last")
     pair.transport.loseConnection()
-    write_now(pair.transport, b" words")
+    write_now(pair.transport, b"last words")
     assert pair.read() == b""
+    assert pair.watcher.writing
     pair.transport.connected = 0
     write_now(pair.transport, b"never")
-    assert b"never" not in b"".join([pair.transport.dataBuffer, *pair.transport._tempDataBuffer])
+    assert pair.transport._tempDataBuffer == [b"last words"]
 
 
 @pytest.mark.parametrize("make", [StringTransport, lambda: FakeConnection(Clock(), Protocol())], ids=["string", "fake"])
@@ -304,30 +304,41 @@ class PollingTests(SynchronousTestCase):
 
 
 class Poller:
-    """A poller whose call was interrupted by a signal, or failed."""
+    """A poller that sees nothing, or whose call was interrupted by a signal, or failed."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int = 0) -> None:
         self.number = number
+        self.asked: list[tuple[float, int]] = []
 
     def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
-        raise OSError(self.number, "told so")
+        self.asked.append((timeout, most))
+        if self.number:
+            raise OSError(self.number, "told so")
+        return []
 
 
-def interrupted(number: int) -> Any:
+def polling(poller: Poller) -> Any:
     reactor = object.__new__(EPollReactor)
-    reactor._poller = Poller(number)
-    reactor._selectables = {}
+    reactor._poller = poller
+    reactor._selectables = {3: object(), 4: object()}
     poll_leanly(reactor)
     return reactor
 
 
+@pytest.mark.parametrize(("timeout", "asked"), [(None, -1), (0, 0), (2.5, 2.5)])
+def test_a_poll_waits_as_long_as_the_reactor_says(timeout: float | None, asked: float) -> None:
+    poller = Poller()
+    polling(poller).doIteration(timeout)
+    assert poller.asked == [(asked, 2)]
+
+
 def test_a_signal_in_the_middle_of_a_poll_is_no_error() -> None:
-    assert interrupted(errno.EINTR).doIteration(1) is None
+    assert polling(Poller(errno.EINTR)).doIteration(1) is None
 
 
 def test_any_other_failure_of_a_poll_is_one() -> None:
     with pytest.raises(OSError, match="told so"):
-        interrupted(errno.EBADF).doIteration(1)
+        polling(Poller(errno.EBADF)).doIteration(1)
 
 
 @pytest.mark.parametrize("make", [MemoryReactorClock, Clock, lambda: object.__new__(SelectReactor), object])
