@@ -63,9 +63,7 @@ class World:
         return [
             origin
             for origin in self.endpoint.made
-            if origin.end is None
-            and not origin.closing
-            and len(self.requests(origin)) > self.answered.get(origin, 0)
+            if origin.end is None and not origin.closing and len(self.requests(origin)) > self.answered.get(origin, 0)
         ]
 
     def receiving(self, origin: OriginSide) -> Asked | None:
