@@ -50,6 +50,18 @@ def test_who_waits_for_room_is_not_taken_for_stalled() -> None:
     assert second.reply.status == 408
 
 
+def test_a_client_paused_with_its_last_bytes_is_read_on_so_that_it_can_be_seen_to_leave() -> None:
+    web = Web(max_inflight_body_bytes=LIMIT)
+    first = upload(web, START + b"x" * 800)
+    second = web.connect()
+    second.send(post(START + b"x" * 800 + b'"}'))
+    assert web.calls[1].call.body.complete
+    assert second.reading
+    first.leave()
+    second.leave()
+    assert web.settled
+
+
 def test_bytes_that_are_released_during_the_answer_make_room() -> None:
     web = Web(max_inflight_body_bytes=LIMIT)
     first = web.connect()

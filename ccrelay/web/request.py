@@ -103,6 +103,8 @@ class RelayRequest(server.Request):
 
     def body_complete(self) -> None:
         """The last byte of the body has come."""
+        # The budget may have paused it with that byte; a client that is not read from cannot be seen to leave.
+        self.relay_channel.resume_reading()
         if self.body is not None and self.body.error is None:
             self.body.receive_eof()
 
