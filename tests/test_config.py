@@ -352,18 +352,18 @@ def test_a_file_beyond_the_bound_is_not_even_parsed() -> None:
 
 
 def test_the_file_named_on_the_command_line_is_taken_as_it_is() -> None:
-    assert find_config("missing.yaml", "/work", "/home/me", lambda path: False) == "missing.yaml"
+    assert find_config("missing.yaml", "/srv/relay", "/home/me", lambda path: False) == "missing.yaml"
 
 
 def test_configurations_are_looked_for_from_the_nearest_place_to_the_farthest() -> None:
     there = [
-        "/work/config.yaml",
-        "/work/config.toml",
+        "/srv/relay/config.yaml",
+        "/srv/relay/config.toml",
         "/home/me/.config/cc-relay/config.yaml",
         "/home/me/.config/cc-relay/config.toml",
         "/etc/cc-relay.yaml",
     ]
-    found = [find_config(None, "/work", "/home/me", there[n:].__contains__) for n in range(len(there) + 1)]
+    found = [find_config(None, "/srv/relay", "/home/me", there[n:].__contains__) for n in range(len(there) + 1)]
 
     assert found == [*there, None]
 
