@@ -230,6 +230,7 @@ class PollingTests(SynchronousTestCase):
         transport.startReading()
         theirs.settimeout(5)
         self.addCleanup(theirs.close)
+        self.addCleanup(ours.close)
         return protocol, theirs
 
     def turn(self) -> None:

@@ -112,6 +112,7 @@ CUTS = st.lists(st.integers(0, 10**6), max_size=6)
 
 @given(bodies(), CUTS)
 @example(b'{"mod\\u0065l":"x","a":[1,[2,{"b":"]"}]],"c":"\\\\"}', [])
+@example(b'{"model":"a\\"b","a\\"b":[{"":{"a\\\\\\"":1}}]}', [])
 @example(b'{"a":"\\\\\\"","model":"\\\\","b":["\\\\\\\\\\\\\\\\\\"","\\"]"]}', [7, 9, 12])
 def test_every_member_is_found_where_json_has_it_whatever_the_cuts(body: bytes, cuts: list[int]) -> None:
     assert_agrees(scan(body, cuts), body)

@@ -41,6 +41,13 @@ _USUAL_MEMBER = re.compile(  # name and value in ASCII without escapes, or with 
     rb'(?:("[ !#-\[\]-~]*+"|[-+.0-9A-Za-z]++(?=[^-+.0-9A-Za-z]))'
     rb'|(\{(?:[^"\\\[\]{}]++|"[^"]*+"){0,50}\}|\[(?:[^"\\\[\]{}]++|"[^"]*+"){0,50}\])|[\[{])'
 )
+
+
+def _may_hold_escapes(usual: re.Match[bytes]) -> bool:
+    """Whether a name or scalar shows what folding puts in an escape's place: such a one is read from the body."""
+    return b"__" in usual[1] or b"__" in (usual[2] or b"")
+
+
 _WHITE = re.compile(rb"[ \t\n\r]*+")
 _SCALAR = re.compile(rb"[-+.0-9A-Za-z]*+")
 _VALID_SCALAR = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?|true|false|null")
@@ -149,7 +156,7 @@ class MemberScanner:
 
     def _next_name(self, block: FoldedBlock, pos: int) -> int:
         usual = _USUAL_MEMBER.match(block.text, pos)
-        if usual is not None:
+        if usual is not None and not _may_hold_escapes(usual):
             return self._take_usual(block, usual)
         pos = _skip_white(block.text, pos)
         if pos < len(block.text):
