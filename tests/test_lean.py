@@ -211,6 +211,7 @@ class PollingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = EPollReactor()
         self.before = self.reactor.doIteration
+        self.sockets: list[socket.socket] = []
         poll_leanly(self.reactor)
         self.addCleanup(self.close)
 
@@ -220,6 +221,9 @@ class PollingTests(SynchronousTestCase):
         for descriptor in list(self.reactor._selectables.values()):
             descriptor.connectionLost(connectionDone)
         self.reactor._poller.close()
+        # Only now: a poller cannot forget a descriptor that is closed already.
+        for ours in self.sockets:
+            ours.close()
 
     def echo(self) -> tuple[Echo, socket.socket]:
         ours, theirs = socket.socketpair()
@@ -230,7 +234,7 @@ class PollingTests(SynchronousTestCase):
         transport.startReading()
         theirs.settimeout(5)
         self.addCleanup(theirs.close)
-        self.addCleanup(ours.close)
+        self.sockets.append(ours)
         return protocol, theirs
 
     def turn(self) -> None:
