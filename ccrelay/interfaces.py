@@ -20,8 +20,13 @@ class IProvider(Interface):
     accepts_own_credential = Attribute("bool: may a client's own Anthropic credential be sent to it unchanged")
     needs_key = Attribute("bool: False where an attempt without any credential makes sense")
 
+    family = Attribute("str: whose thinking blocks it can read; equal for upstreams that serve the same models")
+    inspects_body = Attribute("bool: prepare() reads the body, so it must be complete; False: it may still be arriving")
+    max_body_bytes = Attribute("int | None: the largest request body it takes, None where nobody said")
+
     def model_for(asked: str) -> str:
-        """The upstream's name for the model the client asked for: exact mapping, longest ``prefix*``, else itself."""
+        """The upstream's name for the model the client asked for: exact mapping, longest ``prefix*``, else the
+        catalogue's name for it at this type of provider, else itself."""
 
     def refusal(call: Any) -> str | None:
         """Why this provider cannot take the call (one short phrase), or None if it can.
@@ -29,12 +34,12 @@ class IProvider(Interface):
         call: core.model.Call. Called before the body is complete; must only look at kind and headers.
         """
 
-    def prepare(call: Any, model: str, model_value: Any, credential: Any) -> object:
+    def prepare(call: Any, plan: Any) -> object:
         """What to send for ``call``.
 
-        call: core.model.Call. model: the name from ``model_for``. model_value: core.members.Member of the
-        top-level ``model``, closed. credential: core.model.Credential.
-        Returns a core.model.UpstreamRequest. Never raises for a well-formed call.
+        call: core.model.Call; its body is complete if ``inspects_body``. plan: core.model.AttemptPlan.
+        Returns a core.model.UpstreamRequest. Raises ClientError where the client's request cannot be put into this
+        upstream's form, whatever the attempt. Touches nothing but its arguments: it may be called in a thread.
         """
 
     def decoder(head: Any) -> object | None:
@@ -42,6 +47,18 @@ class IProvider(Interface):
 
         head: core.model.Head with a 2xx status. Returns an IStreamDecoder for a stream of events, or None for a
         JSON body that passes as it is. Raises UpstreamError(PROVIDER_ILL) for anything that can be neither.
+        """
+
+    def answer_head(head: Any) -> object:
+        """The head of a successful answer in Anthropic's terms.
+
+        head: core.model.Head as it came. Returns a Head: what the client's headers are made from.
+        """
+
+    def rewrite(call: Any) -> object | None:
+        """How a whole JSON answer to ``call`` becomes Anthropic's; None: it passes as it is.
+
+        Returns a callable from bytes to bytes. That raises UpstreamError(PROVIDER_ILL) for what it cannot read.
         """
 
     def failure(head: Any, body: bytes, own_credential: bool = False) -> object:
@@ -76,6 +93,13 @@ class ICredentials(Interface):
 
         Fails with CredentialError (try another candidate; the message tells the operator what to set).
         Never blocks the reactor. Concurrent callers share one refresh.
+        """
+
+    def renew(refused: Any) -> object:
+        """The upstream refused ``refused``, a core.model.Credential that ``current()`` gave: expired or revoked.
+
+        A Deferred that fires with another one. Fails with CredentialError where there is none to be had. Callers that
+        were refused the same one share one refresh; a caller that comes late gets what the refresh brought.
         """
 
 

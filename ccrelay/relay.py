@@ -18,7 +18,7 @@ from ccrelay.core.answers import answer_of, error_answer
 from ccrelay.core.attempts import AttemptLoop, Candidate
 from ccrelay.core.failures import Failure, most_useful
 from ccrelay.core.members import Member
-from ccrelay.core.model import Answer, Call, CallKind, Credential, Headers
+from ccrelay.core.model import Answer, AttemptPlan, Call, CallKind, Credential, Headers
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.request_body import RequestBody
 from ccrelay.core.settings import RoutingSettings, TimeoutSettings
@@ -202,7 +202,8 @@ class Relay:
         attempt = Attempt(self._clock, upstream.client, provider, upstream.timeouts, on_commit=first_byte)
         try:
             credential: Credential = await target.lease.credentials.current()  # type: ignore[misc]
-            result = await attempt.run(call, model, model_value, credential, sink, self._reasons(story))
+            plan = AttemptPlan(model, model_value, credential, self._epoch())
+            result = await attempt.run(call, plan, sink, self._reasons(story))
         except UpstreamError as error:
             result = _without_answer(error.outcome, error.reason, provider.name, call)
         except CredentialError as error:

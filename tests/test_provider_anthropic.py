@@ -8,7 +8,7 @@ from ccrelay.core.model import ApiKey, Headers, OwnCredential
 from ccrelay.core.secret import Secret
 from ccrelay.providers import build
 from tests.provider_settings import provider_settings
-from tests.test_providers import call_with, member
+from tests.test_providers import call_with, plan_for
 
 TOKEN = "sk-ant-oat01-pooled"
 
@@ -16,7 +16,7 @@ TOKEN = "sk-ant-oat01-pooled"
 class SubscriptionTokenTests(unittest.TestCase):
     def sent(self, headers: Headers, text: str = TOKEN) -> Headers:
         provider = build(provider_settings("anthropic", keys=(text,)))
-        return provider.prepare(call_with(headers), "m", member(b'"m"'), ApiKey(Secret(text))).headers
+        return provider.prepare(call_with(headers), plan_for("m", ApiKey(Secret(text)))).headers
 
     def test_it_goes_as_a_bearer_whatever_the_settings_say(self) -> None:
         lines = self.sent(())
@@ -38,5 +38,5 @@ class SubscriptionTokenTests(unittest.TestCase):
         self.assertNotIn(b"anthropic-beta", [name for name, _ in self.sent((), "sk-ant-api03-pooled")])
         provider = build(provider_settings("anthropic"))
         own = OwnCredential(b"authorization", Secret("Bearer sk-ant-oat01-clients"))
-        headers = provider.prepare(call_with(), "m", member(b'"m"'), own).headers
+        headers = provider.prepare(call_with(), plan_for("m", own)).headers
         self.assertNotIn(b"anthropic-beta", [name for name, _ in headers])

@@ -16,6 +16,7 @@ from ccrelay.core.headers import HOP_BY_HOP
 from ccrelay.core.members import Member
 from ccrelay.core.model import (
     ApiKey,
+    AttemptPlan,
     Call,
     CallKind,
     Credential,
@@ -70,8 +71,14 @@ def pooled(type_: str, **changes: Any) -> AnthropicFormat:
     return build(provider_settings(type_, keys=(POOLED,), **changes))
 
 
+def plan_for(model: str, credential: Credential, value: Member | None = None) -> AttemptPlan:
+    asked = member(json.dumps(model).encode()) if value is None else value
+    return AttemptPlan(model, asked, credential, 1_800_000_000.0)
+
+
 def prepared(provider: AnthropicFormat, call: Call, asked: str, credential: Credential) -> UpstreamRequest:
-    return provider.prepare(call, provider.model_for(asked), member(json.dumps(asked).encode()), credential)
+    plan = plan_for(provider.model_for(asked), credential, member(json.dumps(asked).encode()))
+    return provider.prepare(call, plan)
 
 
 def credential_lines(headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -145,7 +152,8 @@ class PrepareContract(unittest.TestCase):
         value = json.dumps(asked).encode()
         before, after = b'{"model":', b',"x":' + json.dumps(rest).encode() + b"}"
         body = before + value + after
-        edits = provider.prepare(call_with(), provider.model_for(asked), member(value, len(before)), None).edits
+        plan = plan_for(provider.model_for(asked), None, member(value, len(before)))
+        edits = provider.prepare(call_with(), plan).edits
         self.assertEqual(len(edits), 0 if asked == sent else 1)
         for edit in edits:
             body = body[: edit.start] + edit.replacement + body[edit.end :]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from ccrelay.core.model import Head, Usage
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.sse import PING, EventAligner
 from ccrelay.interfaces import IResponseSink
-from ccrelay.upstream.pump import HOLD_BYTES, HOLD_SECONDS, PING_SECONDS, Ending, Pump, StreamRefused
+from ccrelay.upstream.pump import HOLD_BYTES, HOLD_SECONDS, MESSAGE_BYTES, PING_SECONDS, Ending, Pump, StreamRefused
 
 from .fakes import FakeSink, FakeTransport
 
@@ -41,7 +43,7 @@ CUT = Failure(ResponseFailed([Failure(ConnectionLost())]))
 class Rig:
     """A pump between a recording transport and a recording sink, on a clock."""
 
-    def __init__(self, *, stream: bool = True) -> None:
+    def __init__(self, *, stream: bool = True, rewrite: Callable[[bytes], bytes] | None = None) -> None:
         self.clock = Clock()
         self.sink = FakeSink()
         self.transport = FakeTransport()
@@ -53,6 +55,7 @@ class Rig:
             EventAligner() if stream else None,
             idle_timeout=IDLE,
             on_commit=lambda: self.commits.append(self.clock.seconds()),
+            rewrite=rewrite,
         )
         self.opened: list[Any] = []
         self.ended: list[Any] = []
@@ -142,6 +145,38 @@ def test_silence_before_the_content_is_a_failed_attempt() -> None:
     rig = Rig()
     rig.clock.advance(IDLE)
     assert isinstance(rig.refusal, UpstreamError)
+    assert rig.refusal.outcome is Outcome.PROVIDER_ILL
+    assert rig.transport.log == ["abort"]
+
+
+# -- rewriting
+
+
+def test_an_answer_to_be_rewritten_is_held_to_its_end() -> None:
+    rig = Rig(stream=False, rewrite=lambda body: body.replace(b"inputTokens", b"input_tokens"))
+    rig.feed(b'{"inputTokens":', b" " * (HOLD_BYTES + 1))
+    rig.clock.advance(HOLD_SECONDS * 2)
+    assert not rig.sink.committed
+    rig.feed(b"7}")
+    rig.lose(DONE)
+    assert json.loads(rig.sink.body) == {"input_tokens": 7}
+    assert rig.ended == [Ending(Outcome.ANSWERED, None)]
+
+
+def test_an_answer_that_cannot_be_rewritten_is_a_failed_attempt() -> None:
+    def refuse(body: bytes) -> bytes:
+        raise UpstreamError(Outcome.PROVIDER_ILL, "answered nonsense", answered=True)
+
+    rig = Rig(stream=False, rewrite=refuse)
+    rig.feed(b"{}")
+    rig.lose(DONE)
+    assert rig.refusal.reason == "answered nonsense"
+    assert not rig.sink.committed
+
+
+def test_an_answer_too_large_to_be_rewritten_is_a_failed_attempt() -> None:
+    rig = Rig(stream=False, rewrite=lambda body: body)
+    rig.feed(b" " * MESSAGE_BYTES, b"  ")
     assert rig.refusal.outcome is Outcome.PROVIDER_ILL
     assert rig.transport.log == ["abort"]
 

@@ -563,6 +563,9 @@ class SlowCredentials:
     def current(self) -> Deferred[Credential]:
         return Deferred(self._give_up)
 
+    def renew(self, refused: Credential) -> Deferred[Credential]:
+        return self.current()
+
     def _give_up(self, waiting: Deferred[Credential]) -> None:
         self.given_up = True
         if self._error is not None:
@@ -853,6 +856,9 @@ class NoCredentials:
         if self._key.secret.reveal() == "bad":
             return fail(CredentialError("the token endpoint refused the key; set a new one"))
         return succeed(self._key)
+
+    def renew(self, refused: Credential) -> Deferred[Credential]:
+        return self.current()
 
 
 def test_a_key_whose_secret_cannot_be_had_is_followed_by_the_next() -> None:

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from ccrelay.core.failures import Failure as AttemptFailure
-from ccrelay.core.model import ApiKey, Call, CallKind, Credential, OwnCredential, Principal
+from ccrelay.core.model import ApiKey, AttemptPlan, Call, CallKind, Credential, OwnCredential, Principal
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.request_body import RequestBody
 from ccrelay.core.secret import Secret
@@ -138,7 +138,7 @@ class Rig:
         model = self.body.members.find("model")
         assert model is not None
         self.running = Deferred.fromCoroutine(
-            attempt.run(self.call, "claude", model, self.credential, self.sink, self.extra)
+            attempt.run(self.call, AttemptPlan("claude", model, self.credential, 0.0), self.sink, self.extra)
         )
         self.results = fired(self.running)
         return self
@@ -233,7 +233,7 @@ def test_a_mapped_model_changes_the_body_and_its_length() -> None:
     attempt = Attempt(rig.clock, rig.client, rig.provider, TIMEOUTS, on_commit=lambda: None)
     model = rig.body.members.find("model")
     assert model is not None
-    running = Deferred.fromCoroutine(attempt.run(rig.call, "claude-longer", model, KEY, rig.sink, ()))
+    running = Deferred.fromCoroutine(attempt.run(rig.call, AttemptPlan("claude-longer", model, KEY, 0.0), rig.sink, ()))
     head, _, body = rig.origin.take().partition(b"\r\n\r\n")
     assert body == TEXT.replace(b"claude", b"claude-longer")
     assert b"Content-Length: %d" % len(body) in head

@@ -42,12 +42,24 @@ _RETRIED: Final = frozenset({401, 408, 409, 429})
 
 
 @dataclass(frozen=True, slots=True)
+class Remedy:
+    """What may make the same upstream answer the same call after all; each is tried once.
+
+    renew: a fresh credential. drop: the call without these pairs of beta and field (names of ``core.pairs``).
+    """
+
+    renew: bool = False
+    drop: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """An attempt that the upstream answered with an error.
 
     answer: what the client would get. reason: one short phrase for the log, without secrets or texts of others.
     retry_after: seconds until the key or the provider is worth asking again, or None if nobody said.
     unnamed: the answer's envelope was made here and lacks a request id; ``most_useful`` puts the call's in.
+    remedy: worth one more attempt at the same place, or None.
     """
 
     outcome: Outcome
@@ -55,6 +67,7 @@ class Failure:
     reason: str
     retry_after: float | None
     unnamed: bool = False
+    remedy: Remedy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ccrelay.core.secret import Secret
 
 if TYPE_CHECKING:
+    from ccrelay.core.members import Member
     from ccrelay.core.request_body import RequestBody
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -52,7 +53,23 @@ class ApiKey:
     secret: Secret
 
 
-Credential = ApiKey | OwnCredential | None
+@dataclass(frozen=True, slots=True)
+class HeaderCredential:
+    """A token in the header lines that its issuer's library wrote for it (Google's, Entra's), sent as they are."""
+
+    lines: tuple[tuple[bytes, Secret], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AwsKeys:
+    """What AWS requests are signed with. session_token: None for a user's lasting keys."""
+
+    access_key_id: Secret
+    secret_access_key: Secret
+    session_token: Secret | None
+
+
+Credential = ApiKey | OwnCredential | HeaderCredential | AwsKeys | None
 """What an attempt authenticates with; None for an upstream that asks for nothing (Ollama, the simulator)."""
 
 
@@ -83,6 +100,25 @@ class Edit:
     start: int
     end: int
     replacement: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptPlan:
+    """What one attempt for a call is to be made with.
+
+    model: the upstream's name for it. model_value: the top-level ``model``, closed. now: Unix seconds, for signatures.
+    drop: names of the pairs of beta and field to leave out (``core.pairs``), learned from this upstream's refusals.
+    remove: top-level members to leave out. edits: of the body's inside, sorted and disjoint; neither of ``model_value``
+    nor of a member that is removed.
+    """
+
+    model: str
+    model_value: Member
+    credential: Credential
+    now: float
+    drop: frozenset[str] = frozenset()
+    remove: frozenset[str] = frozenset()
+    edits: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

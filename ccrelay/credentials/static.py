@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from ccrelay.core.model import Credential
+from ccrelay.errors import CredentialError
 from ccrelay.interfaces import ICredentials
 
 
@@ -18,3 +19,7 @@ class StaticCredentials:
 
     def current(self) -> Deferred[Credential]:
         return succeed(self._credential)
+
+    def renew(self, refused: Credential) -> Deferred[Credential]:
+        """There is no other."""
+        return fail(CredentialError("the configured key was refused; replace it in the configuration"))

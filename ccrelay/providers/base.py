@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 from zope.interface import implementer
 
@@ -14,14 +14,23 @@ from ccrelay.core.edits import replace_value
 from ccrelay.core.failures import Failure, Verdict, failure_of
 from ccrelay.core.headers import first, request_headers
 from ccrelay.core.mapping import map_model
-from ccrelay.core.model import ApiKey, Call, CallKind, Credential, Edit, Head, Headers, OwnCredential, UpstreamRequest
+from ccrelay.core.model import (
+    ApiKey,
+    AttemptPlan,
+    Call,
+    CallKind,
+    Credential,
+    Edit,
+    Head,
+    HeaderCredential,
+    Headers,
+    OwnCredential,
+    UpstreamRequest,
+)
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.settings import ProviderSettings
 from ccrelay.core.sse import EventAligner
 from ccrelay.interfaces import IProvider, IStreamDecoder
-
-if TYPE_CHECKING:
-    from ccrelay.core.members import Member
 
 _REDACTED: Final = b"[redacted]"
 
@@ -30,7 +39,7 @@ _REDACTED: Final = b"[redacted]"
 class AnthropicFormat:
     """An upstream that takes the Messages API as it is. Subclasses override attributes, and verbs only if they must.
 
-    counts_tokens: it has ``/v1/messages/count_tokens``.
+    counts_tokens: it has ``/v1/messages/count_tokens``. family, inspects_body, max_body_bytes: see IProvider.
     lacks: top-level body members that it ignores in silence; a call that depends on one is better served elsewhere.
     verdicts: what its own error codes mean, where that is not what the status says.
     """
@@ -38,6 +47,9 @@ class AnthropicFormat:
     accepts_own_credential: ClassVar[bool] = False
     needs_key: ClassVar[bool] = True
     counts_tokens: ClassVar[bool] = True
+    family: ClassVar[str] = "claude"
+    inspects_body: ClassVar[bool] = False
+    max_body_bytes: ClassVar[int | None] = None
     lacks: ClassVar[frozenset[str]] = frozenset()
     verdicts: ClassVar[Mapping[str, Verdict]] = MappingProxyType({})
 
@@ -63,14 +75,15 @@ class AnthropicFormat:
             return "has no count_tokens"
         return None
 
-    def prepare(self, call: Call, model: str, model_value: Member, credential: Credential) -> UpstreamRequest:
-        """See IProvider. The body is not touched unless the model's name changes."""
-        edits: tuple[Edit, ...] = ()
-        if json.loads(model_value.raw or b"null") != model:
-            edits = (replace_value(model_value, json.dumps(model).encode("ascii")),)
+    def prepare(self, call: Call, plan: AttemptPlan) -> UpstreamRequest:
+        """See IProvider. The body is not touched unless the model's name changes, or the plan asks for it."""
+        edits: tuple[Edit, ...] = plan.edits
+        if json.loads(plan.model_value.raw or b"null") != plan.model:
+            renamed = replace_value(plan.model_value, json.dumps(plan.model).encode("ascii"))
+            edits = tuple(sorted((*edits, renamed), key=lambda edit: edit.start))
         query = self.query(call)
         url = self._base + call.kind.value.encode("ascii") + (b"?" + query if query else b"")
-        return UpstreamRequest(b"POST", url, self.headers(call, credential), edits)
+        return UpstreamRequest(b"POST", url, self.headers(call, plan.credential), edits)
 
     def query(self, call: Call) -> bytes:
         """The query string to send; the client's own."""
@@ -83,7 +96,9 @@ class AnthropicFormat:
             # Anywhere but at Anthropic a client's own credential would be a leak; without any, the upstream refuses.
             own = (credential.header, credential.value.reveal().encode("latin-1"))
             return (*lines, own) if self.accepts_own_credential else lines
-        return lines if credential is None else (*lines, self.key_line(credential))
+        if isinstance(credential, HeaderCredential):
+            return (*lines, *((name, value.reveal().encode("latin-1")) for name, value in credential.lines))
+        return (*lines, self.key_line(credential)) if isinstance(credential, ApiKey) else lines
 
     def key_line(self, key: ApiKey) -> tuple[bytes, bytes]:
         """The header line that carries a pooled key."""
@@ -101,6 +116,14 @@ class AnthropicFormat:
             return None
         what = ascii(declared[:80].decode("latin-1"))[1:-1] or "no content-type"
         raise UpstreamError(Outcome.PROVIDER_ILL, f"answered {head.status} with {what}", answered=True)
+
+    def answer_head(self, head: Head) -> Head:
+        """See IProvider. It is Anthropic's already."""
+        return head
+
+    def rewrite(self, call: Call) -> Callable[[bytes], bytes] | None:
+        """See IProvider."""
+        return None
 
     def failure(self, head: Head, body: bytes, own_credential: bool = False) -> Failure:
         """See IProvider."""

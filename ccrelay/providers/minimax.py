@@ -19,6 +19,7 @@ _CODE: Final = re.compile(r"\((\d{4})\)\s*\Z", re.ASCII)
 class MiniMaxProvider(AnthropicFormat):
     """``type: minimax``."""
 
+    family = "minimax"
     counts_tokens = False
     # The first comes as 500 api_error and would pass for an illness. The second is the end of a five-hour window: a
     # look every quarter of an hour, each for one refused call. Source: github.com/MiniMax-AI/MiniMax-M2/issues/62

@@ -11,6 +11,7 @@ from ccrelay.providers.base import AnthropicFormat
 class OllamaProvider(AnthropicFormat):
     """``type: ollama``. A local one asks for no key; the cloud takes it as a bearer only."""
 
+    family = "ollama"
     needs_key = False
     counts_tokens = False
     lacks = frozenset({"tool_choice"})

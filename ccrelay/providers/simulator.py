@@ -9,6 +9,7 @@ from ccrelay.providers.base import AnthropicFormat
 class SimulatorProvider(AnthropicFormat):
     """``type: simulator``."""
 
+    family = "simulator"
     needs_key = False
 
     def base_url(self) -> str:

@@ -43,6 +43,7 @@ _BUSY = Verdict(Outcome.PROVIDER_ILL, "overloaded_error", _MOMENT)
 class ZaiProvider(AnthropicFormat):
     """``type: zai``. Whether its endpoint counts tokens is not known, so it is never asked to."""
 
+    family = "glm"
     counts_tokens = False
     verdicts: ClassVar[Mapping[str, Verdict]] = MappingProxyType(
         {

@@ -11,6 +11,7 @@ from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.iweb import IResponse
@@ -18,8 +19,7 @@ from twisted.web.iweb import IResponse
 from ccrelay.core.failures import Failure as AttemptFailure
 from ccrelay.core.failures import failure_of_event
 from ccrelay.core.headers import response_headers, stream_headers
-from ccrelay.core.members import Member
-from ccrelay.core.model import Call, Credential, Head, OwnCredential, Usage
+from ccrelay.core.model import AttemptPlan, Call, Head, OwnCredential, UpstreamRequest, Usage
 from ccrelay.core.model import Headers as WireHeaders
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.settings import TimeoutSettings
@@ -31,6 +31,10 @@ from ccrelay.upstream.pump import Pump, StreamRefused
 
 ERROR_BYTES = 262144
 """Of an unsuccessful answer's body read at most: Anthropic's are below 2 KB, an HTML error page below 100 KB."""
+
+LONG_BODY = 262144
+"""Bytes of a body that a provider must read whole from which on that is done in a thread: below, it takes less than
+the 2 ms that nobody notices."""
 
 ERROR_SECONDS = 10.0
 """Time for an unsuccessful answer's body: its status is known already and the client is waiting."""
@@ -62,6 +66,8 @@ class Attempt:
     """Tries one provider with one credential. Use once.
 
     client: a treq client over this provider's agent. on_commit(): just before the first byte goes to the client.
+    in_thread(function, *arguments): a Deferred of its result; where the hash of a large body does not stop the reactor.
+    ``head``: of the last answer, as it came; None until one has begun.
     """
 
     def __init__(
@@ -72,14 +78,17 @@ class Attempt:
         timeouts: TimeoutSettings,
         *,
         on_commit: Callable[[], None],
+        in_thread: Callable[..., Deferred[Any]] = deferToThread,
     ) -> None:
         self._clock = clock
+        self._in_thread = in_thread
         self._client = client
         self._provider: Any = provider
         self._timeouts = timeouts
         self._on_commit = on_commit
         self._body: EditedBody | None = None
         self._pump: Pump | None = None
+        self.head: Head | None = None
 
     @property
     def usage(self) -> Usage:
@@ -89,9 +98,7 @@ class Attempt:
     async def run(
         self,
         call: Call,
-        model: str,
-        model_value: Member,
-        credential: Credential,
+        plan: AttemptPlan,
         sink: IResponseSink,
         extra_headers: WireHeaders,
     ) -> Committed | AttemptFailure:
@@ -101,21 +108,28 @@ class Attempt:
         Returns Committed, or what the upstream's own unsuccessful answer means. Raises UpstreamError where there
         was no usable answer. Cancelled, it closes the upstream in the same turn and raises CancelledError.
         """
-        own_credential = isinstance(credential, OwnCredential)
-        response, head = await self._send(call, model, model_value, credential)
+        own_credential = isinstance(plan.credential, OwnCredential)
+        response, head = await self._send(call, plan)
+        self.head = head
         if not 200 <= head.status < 300:
             body = await _read_error(self._clock, response)
             return self._provider.failure(head, body, own_credential)  # type: ignore[no-any-return]
-        lines = response_headers(head.headers, own_credential=own_credential)
+        answered: Head = self._provider.answer_head(head)
+        lines = response_headers(answered.headers, own_credential=own_credential)
         try:
             return await self._receive(call, response, head, (*lines, *extra_headers), sink)
         except StreamRefused as refusal:
             return self._refused(refusal, call, own_credential)
 
-    async def _send(
-        self, call: Call, model: str, model_value: Member, credential: Credential
-    ) -> tuple[IResponse, Head]:
-        request = self._provider.prepare(call, model, model_value, credential)
+    async def _prepare(self, call: Call, plan: AttemptPlan) -> UpstreamRequest:
+        if self._provider.inspects_body and call.body.received > LONG_BODY:
+            request = await self._in_thread(self._provider.prepare, call, plan)
+        else:
+            request = self._provider.prepare(call, plan)
+        return request  # type: ignore[no-any-return]
+
+    async def _send(self, call: Call, plan: AttemptPlan) -> tuple[IResponse, Head]:
+        request = await self._prepare(call, plan)
         timed_out = cancelled = False
 
         def give_up() -> None:
@@ -184,6 +198,7 @@ class Attempt:
             decoder,
             idle_timeout=self._timeouts.idle,
             on_commit=lambda: self._committing(call),
+            rewrite=self._provider.rewrite(call) if decoder is None else None,
         )
         response.deliverBody(pump)
         await pump.opened

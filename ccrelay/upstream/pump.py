@@ -66,6 +66,7 @@ class Pump(Protocol):
     """Receives one successful answer's body.
 
     head: its status and headers, as the client gets them. decoder: None for a body that passes as it is.
+    rewrite: what a whole JSON answer is made into, see IProvider; such an answer is held until its end, however long.
     idle_timeout: seconds without a byte from the upstream after which the answer counts as dead.
     on_commit(): called just before the first byte goes to the client.
 
@@ -82,12 +83,14 @@ class Pump(Protocol):
         *,
         idle_timeout: float,
         on_commit: Callable[[], None],
+        rewrite: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self._clock = clock
         self._sink: Any = sink
         self._head = head
         self._decoder: Any = decoder
         self._on_commit = on_commit
+        self._rewrite = rewrite
         self.watch = StreamWatch()
         self.facts: MessageFacts | None = None
         self._message: bytearray | None = bytearray()
@@ -197,6 +200,10 @@ class Pump(Protocol):
         self._held.append(data)
         self._held_bytes += len(data)
         watch = self.watch
+        if self._rewrite is not None:
+            if self._message is None:
+                self._broken("the answer is too large to be put into Anthropic's form")
+            return
         if watch.error is not None and not watch.content_started:
             self._refuse(StreamRefused(watch.error))
         elif watch.content_started or self._held_bytes > HOLD_BYTES:
@@ -285,11 +292,18 @@ class Pump(Protocol):
         if self.facts is not None and self.facts.error is not None:
             self._refuse(StreamRefused(self.facts.error))
             return
+        body = b"".join(self._held)
+        if self._rewrite is not None:
+            try:
+                body = self._rewrite(body)
+            except UpstreamError as error:
+                self._refuse(error)
+                return
         self._stop_timers()
         self._over = True
         self._holding = False
         self._on_commit()
-        self._sink.respond(Answer(self._head.status, self._head.headers, b"".join(self._held)))
+        self._sink.respond(Answer(self._head.status, self._head.headers, body))
         self.opened.callback(None)
         self.ended.callback(self._ending())
 
