@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ccrelay.core.edits import EditedReader, edited_length, replace_value
+from ccrelay.core.edits import EditedReader, add_members, edited_length, merge_edits, remove_members, replace_value
 from ccrelay.core.members import Member
 from ccrelay.core.model import Edit
+from tests.test_members import bodies, scan, top_level
 
 
 class ArrivingBody:
@@ -112,5 +115,95 @@ def test_a_piece_without_edits_is_not_copied() -> None:
 
 def test_replacing_a_value_covers_exactly_its_span() -> None:
     body = b'{"model":"claude-x","a":1}'
-    edit = replace_value(Member("model", 9, 19, b'"claude-x"'), b'"glm-4.7"')
+    edit = replace_value(Member("model", 9, 19, b'"claude-x"', 1), b'"glm-4.7"')
     assert spliced(body, [edit]) == b'{"model":"glm-4.7","a":1}'
+
+
+NAMES = ("model", "stream", "tags", "metadata", "m\u00e9ta")
+
+
+@st.composite
+def objects(draw: Any) -> bytes:
+    """An object whose members' names repeat, with white space anywhere between its tokens."""
+    others = st.tuples(st.sampled_from(NAMES[1:]), st.sampled_from(['"x"', "[1,{}]", "{}", "0", '"\\",\\""']))
+    pairs = draw(st.lists(others, max_size=8))
+    pairs.insert(draw(st.integers(0, len(pairs))), ("model", '"m"'))
+    pieces = ["{"]
+    for name, value in pairs:
+        pieces += [json.dumps(name, ensure_ascii=draw(st.booleans())), ":", value, ","]
+    pieces[-1] = "}"
+    return "".join(piece + draw(st.text(" \n", max_size=2)) for piece in ["", *pieces]).encode()
+
+
+REMOVED = st.sets(st.sampled_from(NAMES))
+ADDED = st.dictionaries(
+    st.sampled_from(["anthropic_version", "b\u00e9ta", 'q"']), st.sampled_from([b"1", b'["x"]', b"{}"])
+)
+
+
+@given(st.one_of(objects(), bodies()), REMOVED, ADDED)
+@example(b'{"model":"m"}', {"model"}, {})
+@example(b'{"model":"m"}', {"model"}, {"b\u00e9ta": b"1"})
+@example(b'{"tags":0,"tags":1,"model":"m","tags":2,"tags":3}', {"tags"}, {"b\u00e9ta": b"1"})
+def test_members_go_and_come_and_the_others_stay_as_they_are_spelled(
+    body: bytes, removed: set[str], added: dict[str, bytes]
+) -> None:
+    members = scan(body, []).in_order
+    removal = remove_members(members, removed)
+    edited = spliced(body, list(merge_edits(add_members(members, added, removed), removal)))
+    wanted = [(name, value) for name, value in top_level(body) if name not in removed]
+    wanted += [(name, json.loads(text)) for name, text in added.items()]
+    assert top_level(edited) == wanted
+    for member in members:
+        if member.name not in removed:
+            assert body[member.name_start : member.end] in edited
+    assert len(edited) >= len(body) - sum(edit.end - edit.start for edit in removal)
+
+
+@given(objects(), REMOVED.map(lambda names: names - {"model"}))
+def test_the_object_around_members_that_go_keeps_its_white_space(body: bytes, removed: set[str]) -> None:
+    members = scan(body, []).in_order
+    edited = spliced(body, list(remove_members(members, removed)))
+    assert edited.startswith(body[: members[0].name_start])
+    assert edited.endswith(body[members[-1].end :])
+
+
+@given(edited_bodies(), st.integers(0, 60), st.integers(0, 60))
+def test_edits_inside_a_removed_span_vanish_and_the_others_stay(
+    edited: tuple[bytes, list[Edit]], one: int, other: int
+) -> None:
+    data, edits = edited
+    start, end = sorted((min(one, len(data)), min(other, len(data))))
+    crossing = [edit for edit in edits if edit.start < start < edit.end or edit.start < end < edit.end]
+    removal = Edit(start, end, b"")
+    if crossing or start == end:
+        return
+    inside = [edit for edit in edits if start <= edit.start and edit.end <= end and edit.start < edit.end]
+    inside += [edit for edit in edits if start < edit.start == edit.end < end]
+    outside = [edit for edit in edits if edit not in inside]
+    merged = merge_edits(edits, [removal])
+    assert sorted(merged, key=lambda edit: edit.start) == list(merged)
+    assert all(first.end <= second.start for first, second in pairwise(merged))
+    assert sorted(map(repr, merged)) == sorted(map(repr, [*outside, removal]))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Edit(1, 4, b"x"), Edit(2, 3, b"")),
+        (Edit(1, 4, b"x"), Edit(1, 4, b"y")),
+        (Edit(1, 4, b""), Edit(2, 5, b"")),
+        (Edit(1, 4, b""), Edit(3, 6, b"x")),
+        (Edit(1, 4, b"x"), Edit(2, 2, b"y")),
+    ],
+)
+def test_edits_that_contradict_each_other_are_refused(one: Edit, other: Edit) -> None:
+    for groups in ([[one], [other]], [[other], [one]]):
+        with pytest.raises(ValueError, match="overlap"):
+            merge_edits(*groups)
+
+
+def test_a_removal_wins_over_a_replacement_of_the_same_span_in_any_order() -> None:
+    removal, replacement = Edit(1, 4, b""), Edit(1, 4, b"x")
+    assert merge_edits([removal], [replacement]) == merge_edits([replacement], [removal]) == (removal,)
+    assert merge_edits([removal], [removal]) == (removal,)

@@ -82,8 +82,8 @@ def scan(body: bytes, cuts: list[int] | None = None) -> MemberScanner:
     return scanner
 
 
-def first_members(body: bytes) -> dict[str, object]:
-    """What json reads: the first of each name, where its own dict would keep the last."""
+def top_level(body: bytes) -> list[tuple[str, object]]:
+    """The members that json reads, repeated names too."""
     pairs: list[tuple[str, object]] = []
 
     def top_level_last(found: list[tuple[str, object]]) -> dict[str, object]:
@@ -91,7 +91,12 @@ def first_members(body: bytes) -> dict[str, object]:
         return dict(found)
 
     json.loads(body, object_pairs_hook=top_level_last)
-    return dict(reversed(pairs))
+    return pairs
+
+
+def first_members(body: bytes) -> dict[str, object]:
+    """The first of each name, where json's own dict would keep the last."""
+    return dict(reversed(top_level(body)))
 
 
 def assert_agrees(scanner: MemberScanner, body: bytes) -> None:
@@ -105,6 +110,11 @@ def assert_agrees(scanner: MemberScanner, body: bytes) -> None:
         assert json.loads(span) == value
         assert member.raw == (None if isinstance(value, dict | list) or len(span) > members.MAX_TOKEN else span)
     assert scanner.find("no such name") is None
+    read = [(member.name, json.loads(body[member.start : member.end])) for member in scanner.in_order]
+    assert read == top_level(body)
+    for member in scanner.in_order:
+        name, colon = body[member.name_start : member.start].rstrip(b" \t\n\r"), b":"
+        assert json.loads(name.removesuffix(colon)) == member.name
 
 
 CUTS = st.lists(st.integers(0, 10**6), max_size=6)
@@ -169,7 +179,7 @@ def test_deep_nesting_is_followed(depth: int) -> None:
     member = scanner.find("a")
     assert member is not None
     assert body[member.start : member.end] == b'[{"x":' * depth + b"0" + b"}]" * depth
-    assert scanner.find("stream") == Member("stream", len(body) - 5, len(body) - 1, b"true")
+    assert scanner.find("stream") == Member("stream", len(body) - 5, len(body) - 1, b"true", len(body) - 14)
     assert scan(body).find("a") == member
 
 
@@ -258,7 +268,7 @@ def test_the_first_fault_is_told_again_and_what_was_found_stays() -> None:
             again()
         assert later.value is first.value
     assert first.value.position == 13
-    assert scanner.find("model") == Member("model", 9, 12, b'"x"')
+    assert scanner.find("model") == Member("model", 9, 12, b'"x"', 1)
     assert not scanner.complete
 
 
@@ -267,7 +277,7 @@ def test_the_model_is_found_with_the_byte_that_closes_it() -> None:
     scanner.receive_data(b'{"model":"claude-opus-5-5')
     assert scanner.find("model") is None
     scanner.receive_data(b'"')
-    assert scanner.find("model") == Member("model", 9, 26, b'"claude-opus-5-5"')
+    assert scanner.find("model") == Member("model", 9, 26, b'"claude-opus-5-5"', 1)
 
 
 def test_positions_count_from_the_start_of_the_body() -> None:
@@ -284,9 +294,9 @@ def test_scalars_are_kept_up_to_the_bound_and_spanned_beyond() -> None:
     body = b'{"fits":' + fits + b',"longer":' + longer + b',"model":"m"}'
     for cuts in ([], None, [100, 5000]):
         scanner = scan(body, cuts)
-        assert scanner.find("fits") == Member("fits", 8, 8 + len(fits), fits)
+        assert scanner.find("fits") == Member("fits", 8, 8 + len(fits), fits, 1)
         start = body.index(longer)
-        assert scanner.find("longer") == Member("longer", start, start + len(longer), None)
+        assert scanner.find("longer") == Member("longer", start, start + len(longer), None, start - 9)
 
 
 @pytest.mark.parametrize(
@@ -424,4 +434,4 @@ def test_hostile_shapes_are_read_alike_whole_and_in_pieces(value: bytes) -> None
     whole = outcome(len(body))
     assert outcome(1000) == outcome(333) == whole
     if not isinstance(whole, str):
-        assert whole[0] == Member("a", 5, 5 + len(value), None)
+        assert whole[0] == Member("a", 5, 5 + len(value), None, 1)

@@ -64,7 +64,7 @@ def call_with(headers: Headers = (), query: bytes = b"", kind: CallKind = CallKi
 
 
 def member(value: bytes, start: int = 9) -> Member:
-    return Member("model", start, start + len(value), value)
+    return Member("model", start, start + len(value), value, start - 8)
 
 
 def pooled(type_: str, **changes: Any) -> AnthropicFormat:

@@ -59,12 +59,14 @@ class Member:
 
     name: unescaped. start, end: the span of the value's bytes in the body, quotes included. raw: those bytes, valid
     JSON by themselves, if the value is a string, number or literal of at most MAX_TOKEN bytes; else None.
+    name_start: the offset of the name's opening quote.
     """
 
     name: str
     start: int
     end: int
     raw: bytes | None
+    name_start: int
 
 
 class MemberScanner:
@@ -74,17 +76,19 @@ class MemberScanner:
     """
 
     __slots__ = (
-        "_base", "_error", "_escaped", "_members", "_name", "_named", "_nested", "_seen", "_start", "_state", "_token",
-        "_token_from", "complete",
+        "_base", "_error", "_escaped", "_in_order", "_members", "_name", "_name_start", "_named", "_nested", "_seen",
+        "_start", "_state", "_token", "_token_from", "complete",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.complete = False
         self._error: MalformedBody | None = None
         self._members: dict[str, Member] = {}
+        self._in_order: list[Member] = []
         self._seen = False  # ROUTING_MEMBER has been named
         self._named = 0  # members begun
         self._name = ""  # of the member that is being read
+        self._name_start = 0
         self._state: _State = MemberScanner._before_object
         self._base = 0  # offset in the body of the block that is being read
         self._escaped = False  # the block before ended behind a backslash that escapes the next byte
@@ -122,6 +126,11 @@ class MemberScanner:
     def find(self, name: str) -> Member | None:
         """The first member called ``name`` whose value is closed, or None if none has been seen yet."""
         return self._members.get(name)
+
+    @property
+    def in_order(self) -> tuple[Member, ...]:
+        """Every member whose value is closed, as they come in the body, repeated names too; MAX_MEMBERS at most."""
+        return tuple(self._in_order)
 
     def _refuse_poisoned(self) -> None:
         if self._error is not None:
@@ -172,6 +181,7 @@ class MemberScanner:
         _, raw = self._close_token(block, quote + 1)
         if raw is None:
             raise not_json(f"a member's name is longer than {MAX_TOKEN} bytes", self._start)
+        self._name_start = self._start
         self._take_name(self._unescape(raw))
         self._state = MemberScanner._colon
         return quote + 1
@@ -250,6 +260,7 @@ class MemberScanner:
         """Take a member that _USUAL_MEMBER matched, up to the end of a scalar or behind an opening bracket."""
         scalar: bytes | None = usual[2]
         end = usual.end()
+        self._name_start = self._base + block.origin(usual.start(1)) - 1
         self._start = self._base + block.origin(end - (len(scalar) if scalar else 1))
         self._take_name(usual[1].decode("ascii"))
         if scalar is not None and scalar[0] == _QUOTE:
@@ -296,7 +307,9 @@ class MemberScanner:
         self._close_value(end, raw)
 
     def _close_value(self, end: int, raw: bytes | None) -> None:
-        self._members.setdefault(self._name, Member(self._name, self._start, end, raw))
+        member = Member(self._name, self._start, end, raw, self._name_start)
+        self._in_order.append(member)
+        self._members.setdefault(self._name, member)
         self._state = MemberScanner._after_value
 
     def _unescape(self, raw: bytes) -> str:
