@@ -11,7 +11,7 @@ class SilenceTimer:
     """Calls ``on_silence()`` once nothing has touched it for ``limit`` seconds; then it is stopped.
 
     ``touch()`` only notes the time: the delayed call is re-armed for the remainder when it fires, so that a stream
-    of many small events schedules nothing.
+    of many small events schedules nothing. What came while the reactor was busy is read before silence is concluded.
 
     clock: IReactorTime. limit: seconds, above 0. The timer starts stopped.
     """
@@ -50,5 +50,12 @@ class SilenceTimer:
         remaining = self._last + self._limit - self._clock.seconds()
         if remaining > 0:
             self._call = self._clock.callLater(remaining, self._check)
+        else:
+            self._call = self._clock.callLater(0, self._conclude, self._last)
+
+    def _conclude(self, last: float) -> None:
+        self._call = None
+        if self._last != last:
+            self._check()
         else:
             self._on_silence()

@@ -54,6 +54,16 @@ def test_a_touch_counts_from_its_own_time() -> None:
     assert rig.fired == [6 + LIMIT]
 
 
+def test_what_lies_unread_when_a_long_turn_ends_counts_before_silence_does() -> None:
+    rig = Rig()
+    rig.timer.start()
+    rig.clock.callLater(LIMIT, rig.touch)
+    rig.clock.advance(LIMIT)
+    assert rig.fired == []
+    rig.clock.advance(LIMIT)
+    assert rig.fired == [2 * LIMIT]
+
+
 def test_touching_schedules_nothing() -> None:
     rig = Rig()
     rig.timer.start()

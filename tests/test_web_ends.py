@@ -41,6 +41,17 @@ def test_a_connection_on_which_nothing_comes_is_closed_without_a_word() -> None:
     assert web.ended(client)
 
 
+def test_a_request_that_came_in_time_is_served_though_the_reactor_was_busy_beyond_the_deadline() -> None:
+    web = Web()
+    client = web.connect()
+    web.clock.callLater(HEADER, client.send, HEALTH)
+    web.clock.advance(HEADER)
+    assert client.reply.status == 200
+    web.clock.callLater(KEEP_ALIVE_SECONDS, client.send, HEALTH)
+    web.clock.advance(KEEP_ALIVE_SECONDS)
+    assert client.end is None
+
+
 def test_empty_lines_before_a_request_do_not_hold_a_connection_for_ever() -> None:
     web = Web()
     client = web.connect()

@@ -355,7 +355,11 @@ class RelayChannel(Protocol):
 
     def _wait(self, seconds: float, then: Callable[[], None]) -> None:
         self._stop_waiting()
-        self._deadline = self._clock.callLater(seconds, then)
+        self._deadline = self._clock.callLater(seconds, self._due, then)
+
+    def _due(self, then: Callable[[], None]) -> None:
+        """The time is over; but where a turn of the reactor took long, what came in time may still lie unread."""
+        self._deadline = self._clock.callLater(0, then)
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None and self._deadline.active():
