@@ -31,6 +31,9 @@ TEST = [
     "hypothesis>=6.67",
     "h11>=0.14",  # the independent HTTP implementation that the fakes under test speak through
     "anthropic>=0.125",  # the real client
+    "botocore>=1.29",  # the extras, so that what needs them is tested
+    "google-auth>=1.5.1",
+    "requests>=2.28",
     "setuptools>=66",  # the packaging test builds a wheel without a network
     "wheel>=0.38",
 ]
@@ -68,7 +71,7 @@ setup(
     ],
     extras_require={
         "bedrock": ["botocore>=1.29"],  # AWS request signatures and its credential chain
-        "vertex": ["google-auth>=1.5.1"],  # Google access tokens
+        "vertex": ["google-auth>=1.5.1", "requests>=2.28"],  # Google access tokens, and what google-auth fetches them by
         "metrics": ["prometheus-client>=0.16"],
         "test": TEST,
         "dev": [*TEST, "ruff", "mypy", "mypy-zope", "types-PyYAML", "types-jsonschema"],

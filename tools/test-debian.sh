@@ -24,9 +24,11 @@ import sys
 from importlib.metadata import version
 
 MODULES = {"Twisted": "twisted", "treq": "treq", "pyOpenSSL": "OpenSSL", "service-identity": "service_identity",
-           "cryptography": "cryptography", "zope.interface": "zope.interface", "PyYAML": "yaml", "jsonschema": "jsonschema"}
+           "cryptography": "cryptography", "zope.interface": "zope.interface", "PyYAML": "yaml", "jsonschema": "jsonschema",
+           "botocore": "botocore", "google-auth": "google.auth", "requests": "requests"}
 # The floor that setup.py promises is what bookworm has: there, another version would prove nothing.
-BOOKWORM = {"Twisted": "22.4.0", "treq": "22.2.0", "pyOpenSSL": "23.0.0", "jsonschema": "4.10.3"}
+BOOKWORM = {"Twisted": "22.4.0", "treq": "22.2.0", "pyOpenSSL": "23.0.0", "jsonschema": "4.10.3", "botocore": "1.29.27",
+            "google-auth": "1.5.1"}
 
 expected = BOOKWORM if platform.freedesktop_os_release().get("VERSION_CODENAME") == "bookworm" else {}
 for name, module in MODULES.items():
