@@ -7,7 +7,7 @@ RelayError
     BodyTooLarge         a ClientError: the body passed its limit
   UpstreamError          (core.outcomes) an attempt failed before the commit; its outcome says who may be tried next
   StreamViolation        an upstream stream broke its framing; the stream is over, nothing may be resumed
-  CredentialError        no secret could be had for a provider; the message says what to set
+  CredentialError        no secret could be had for a provider; the message says what to set, its detail only to the log
 """
 
 from __future__ import annotations
@@ -97,4 +97,13 @@ class StreamViolation(RelayError):
 
 
 class CredentialError(RelayError):
-    """A provider's secret could not be obtained; the message names the step that failed and what to set."""
+    """A provider's secret could not be obtained: try another candidate.
+
+    message: the step that failed and what to set. It may reach the client, so it names no account, role, host or path.
+    detail: the same for the operator, with those; for the log alone. None: the message says it all. Neither holds a
+    secret.
+    """
+
+    def __init__(self, message: str, detail: str | None = None) -> None:
+        self.detail = detail if detail is not None else message
+        super().__init__(message)
