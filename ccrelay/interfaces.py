@@ -85,6 +85,20 @@ class IStreamDecoder(Interface):
         """The body ended in good order. Returns bytes still owed. Raises StreamViolation if an event was cut."""
 
 
+class IStrategy(Interface):
+    """The order in which a call's candidates are tried. Pure, but for what it remembers of the orders it gave."""
+
+    def order(model: str, candidates: Any, now: float) -> tuple[str, ...]:
+        """Whom to try for a call, best first; failover goes on down the order.
+
+        model: what the client asked for, unmapped. candidates: sequence of core.strategies.Standing, names unique,
+        those that may be tried now, in the order of the file. now: seconds of one monotonic clock.
+        Returns a tuple of names: each candidate once, except where the strategy binds the model to a provider and
+        leaves the others out; empty if nobody may be tried. Whoever is first has had its turn: ask once per call.
+        Never raises.
+        """
+
+
 class ICredentials(Interface):
     """Where an attempt's secret comes from."""
 
