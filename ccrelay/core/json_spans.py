@@ -150,7 +150,7 @@ def remove_members(text: str, position: int, names: Collection[str]) -> tuple[Ed
     Raises MalformedBody if there is no object, or it is broken.
     """
     walker = Walker(text, position)
-    parts = []
+    parts: list[Span] = []
     which = set()
     for name, start in walker.members():
         walker.value()
@@ -166,7 +166,7 @@ def remove_elements(text: str, position: int, unwanted: Callable[[Any], bool]) -
     Raises MalformedBody if there is no array, or it is broken.
     """
     walker = Walker(text, position)
-    parts = []
+    parts: list[Span] = []
     which = set()
     for index in walker.elements():
         start = walker.position
