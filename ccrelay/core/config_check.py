@@ -16,6 +16,7 @@ from ccrelay.core.config_validate import suggestion
 Tree = dict[str, Any]
 
 _KEYLESS = frozenset({"ollama", "bedrock", "vertex", "simulator"})
+_WEIGHTED = frozenset({"weighted_round_robin", "weighted_failover"})
 _HEADER_TEXT = re.compile(r"[!-~]([ -~]*[!-~])?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LINE_ENDS = re.compile(r"[\n\t]")
@@ -57,6 +58,7 @@ def check_rules(tree: Tree, report: Report) -> None:
     for path, provider in _enabled_providers(tree, report):
         _check_provider(path, provider, tree, report)
     _check_routing(tree, report)
+    _check_weights(tree, report)
 
 
 def _enabled_providers(tree: Tree, report: Report) -> Iterator[tuple[Path, Tree]]:
@@ -244,3 +246,30 @@ def _check_routing(tree: Tree, report: Report) -> None:
             report.error(where, f"no provider has this name{suggestion(name, enabled)}")
         elif not enabled[name]:
             report.warn(where, "this provider is disabled, so the entry counts as absent")
+
+
+def _check_weights(tree: Tree, report: Report) -> None:
+    """One weight of 0 stands for 1, as in older files. Where all are 0, whoever wrote that meant something else."""
+    strategy: Path = ("routing", "strategy")
+    enabled = list(_enabled_providers(tree, report))
+    for path, provider in enabled:
+        where = (*path, "pooling", "strategy")
+        if not report.clean((*path, "keys"), (*path, "pooling")) or provider["pooling"]["strategy"] != "weighted":
+            continue
+        if provider["pooling"].get("enabled", True) and _all_zero([key["weight"] for key in provider["keys"]]):
+            report.error(where, "every key has weight 0: give at least one a `weight` above 0, or use `least_loaded`")
+    if not report.clean(strategy) or tree["routing"]["strategy"] not in _WEIGHTED:
+        return
+    read = ((*path, key) for path, _ in _providers(tree) for key in ("type", "enabled", "keys", "weight"))
+    if report.clean(*read) and _all_zero([_weight(provider) for _, provider in enabled]):
+        report.error(strategy, "every provider has weight 0: give at least one a `weight` above 0, or use `failover`")
+
+
+def _weight(provider: Tree) -> float:
+    weight: float = provider.get("weight", provider["keys"][0]["weight"] if provider["keys"] else 1)
+    return weight
+
+
+def _all_zero(weights: list[float]) -> bool:
+    """Whether nobody has a weight. One alone needs none: there is nothing to choose."""
+    return len(weights) > 1 and not any(weights)
