@@ -33,6 +33,7 @@ def provider_settings(
         keys=tuple(key_settings(text) for text in keys),
         models=(),
         model_mapping={},
+        beta_overrides={},
         pooling=PoolingSettings(enabled=True, strategy="least_loaded"),
         priority=0,
         weight=1.0,

@@ -84,6 +84,7 @@ def _provider(tree: Tree) -> ProviderSettings:
         keys=keys,
         models=tuple(tree["models"]) if "models" in tree else default_models(kind),
         model_mapping=MappingProxyType(tree["model_mapping"]),
+        beta_overrides=MappingProxyType(tree["beta_overrides"]),
         pooling=PoolingSettings(pooling.get("enabled", len(keys) > 1), pooling["strategy"]),
         priority=int(tree.get("priority", keys[0].priority if keys else 1)),
         weight=_weight(tree) if "weight" in tree else keys[0].weight if keys else 1.0,

@@ -153,7 +153,10 @@ class SimulatorSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
-    """One enabled entry of ``providers``. ``base_url`` has no trailing slash; None where the type derives it."""
+    """One enabled entry of ``providers``. ``base_url`` has no trailing slash; None where the type derives it.
+
+    beta_overrides: names of betas or pairs (``core.pairs``), True to send them and False to leave them out.
+    """
 
     name: str
     type: str
@@ -161,6 +164,7 @@ class ProviderSettings:
     keys: tuple[KeySettings, ...]
     models: tuple[str, ...]
     model_mapping: Mapping[str, str]
+    beta_overrides: Mapping[str, bool]
     pooling: PoolingSettings
     priority: int
     weight: float
