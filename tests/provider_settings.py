@@ -6,7 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from ccrelay.core.secret import Secret
-from ccrelay.core.settings import AzureSettings, KeySettings, PoolingSettings, ProviderSettings, TimeoutSettings
+from ccrelay.core.settings import (
+    AwsSettings,
+    AzureSettings,
+    KeySettings,
+    PoolingSettings,
+    ProviderSettings,
+    TimeoutSettings,
+)
 
 ADDRESSES = {
     "anthropic": "https://api.anthropic.com",
@@ -15,6 +22,7 @@ ADDRESSES = {
     "ollama": "http://localhost:11434",
     "zai": "https://api.z.ai/api/anthropic",
 }
+AWS = AwsSettings("us-east-1", None, None, None, None, None, "invoke")
 AZURE = AzureSettings("res", None, None, None, None, None, managed_identity=False)
 
 
@@ -42,7 +50,7 @@ def provider_settings(
         timeouts=TimeoutSettings(10.0, 120.0, 240.0),
         ca_file=None,
         proxy=None,
-        aws=None,
+        aws=AWS if type_ == "bedrock" else None,
         gcp=None,
         azure=AZURE if type_ == "azure" else None,
         simulator=None,

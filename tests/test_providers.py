@@ -27,11 +27,12 @@ from ccrelay.core.model import (
     UpstreamRequest,
 )
 from ccrelay.core.outcomes import Outcome, UpstreamError
+from ccrelay.core.request_body import RequestBody
 from ccrelay.core.secret import Secret
 from ccrelay.errors import ConfigError
 from ccrelay.interfaces import IProvider, IStreamDecoder
 from ccrelay.providers import PROVIDERS, AnthropicFormat, build
-from tests.provider_settings import AZURE, provider_settings
+from tests.provider_settings import AWS, AZURE, provider_settings
 
 GOLDEN = Path(__file__).parent / "golden" / "providers"
 POOLED = "sk-pooled-4b1d"
@@ -39,6 +40,9 @@ CLIENTS = b"sk-clients-77aa"
 CREDENTIAL_NAMES = ("x-api-key", "authorization", "api-key", "proxy-authorization", "cookie")
 QUERIES = st.from_regex(rb"[a-z0-9=&%+-]{0,30}", fullmatch=True)
 REGISTERED = st.sampled_from(sorted(PROVIDERS))
+CLOUDS = frozenset({"bedrock"})  # their URLs, bodies and headers are of their own making
+MESSAGES_FORMAT = sorted(PROVIDERS.keys() - CLOUDS)
+PASSING_ON = st.sampled_from(MESSAGES_FORMAT)
 
 HEADER_LINES = st.lists(
     st.tuples(st.from_regex(rb"(anthropic-|x-)?[a-z]{1,8}", fullmatch=True), st.binary(max_size=8))
@@ -58,7 +62,7 @@ def call_with(headers: Headers = (), query: bytes = b"", kind: CallKind = CallKi
         headers=headers,
         own_credential=None,
         session=None,
-        body=cast("Any", None),  # no provider looks at it
+        body=cast("Any", None),  # whoever looks at it is given one
         peer="127.0.0.1",
     )
 
@@ -76,9 +80,28 @@ def plan_for(model: str, credential: Credential, value: Member | None = None) ->
     return AttemptPlan(model, asked, credential, 1_800_000_000.0)
 
 
-def prepared(provider: AnthropicFormat, call: Call, asked: str, credential: Credential) -> UpstreamRequest:
+def body_of(text: bytes) -> RequestBody:
+    """A complete body; one that cannot be routed says so in its ``error``."""
+    body = RequestBody(None, 0)
+    body.receive_data(text)
+    body.receive_eof()
+    return body
+
+
+def prepared(
+    provider: AnthropicFormat, call: Call, asked: str, credential: Credential, body: bytes | None = None
+) -> UpstreamRequest:
+    """body: the client's, with ``model`` first; None: nothing but the model."""
+    text = json.dumps({"model": asked}, separators=(",", ":")).encode() if body is None else body
     plan = plan_for(provider.model_for(asked), credential, member(json.dumps(asked).encode()))
-    return provider.prepare(call, plan)
+    return provider.prepare(replace(call, body=body_of(text)), plan)
+
+
+def edited(body: bytes, request: UpstreamRequest) -> bytes:
+    """The body that is sent."""
+    for edit in reversed(request.edits):
+        body = body[: edit.start] + edit.replacement + body[edit.end :]
+    return body
 
 
 def credential_lines(headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -140,11 +163,11 @@ class PrepareContract(unittest.TestCase):
     def test_only_anthropic_takes_a_clients_own_credential(self) -> None:
         self.assertEqual([type_ for type_ in PROVIDERS if pooled(type_).accepts_own_credential], ["anthropic"])
 
-    @given(type_=REGISTERED, asked=st.text(max_size=20))
+    @given(type_=PASSING_ON, asked=st.text(max_size=20))
     def test_a_model_that_is_not_mapped_leaves_the_body_untouched(self, type_: str, asked: str) -> None:
         self.assertEqual(prepared(pooled(type_), call_with(), asked, None).edits, ())
 
-    @given(type_=REGISTERED, asked=st.text(max_size=20), sent=st.text(max_size=20), rest=st.text(max_size=10))
+    @given(type_=PASSING_ON, asked=st.text(max_size=20), sent=st.text(max_size=20), rest=st.text(max_size=10))
     def test_a_mapped_model_changes_its_own_bytes_and_no_others(
         self, type_: str, asked: str, sent: str, rest: str
     ) -> None:
@@ -153,15 +176,14 @@ class PrepareContract(unittest.TestCase):
         before, after = b'{"model":', b',"x":' + json.dumps(rest).encode() + b"}"
         body = before + value + after
         plan = plan_for(provider.model_for(asked), None, member(value, len(before)))
-        edits = provider.prepare(call_with(), plan).edits
-        self.assertEqual(len(edits), 0 if asked == sent else 1)
-        for edit in edits:
-            body = body[: edit.start] + edit.replacement + body[edit.end :]
+        request = provider.prepare(call_with(), plan)
+        self.assertEqual(len(request.edits), 0 if asked == sent else 1)
+        body = edited(body, request)
         self.assertTrue(body.startswith(before))
         self.assertTrue(body.endswith(after))
         self.assertEqual(json.loads(body)["model"], sent)
 
-    @given(type_=REGISTERED, query=QUERIES, kind=st.sampled_from(CallKind))
+    @given(type_=PASSING_ON, query=QUERIES, kind=st.sampled_from(CallKind))
     def test_the_url_is_the_base_the_path_and_the_clients_query(self, type_: str, query: bytes, kind: CallKind) -> None:
         provider = pooled(type_)
         url = prepared(provider, call_with((), query, kind), "m", None).url
@@ -170,11 +192,13 @@ class PrepareContract(unittest.TestCase):
     def test_a_configured_address_is_used_wherever_there_is_a_network(self) -> None:
         for type_ in sorted(PROVIDERS.keys() - {"simulator"}):
             provider = pooled(type_, base_url="http://127.0.0.1:9/prefix")
-            request = prepared(provider, call_with(), "m", None)
-            self.assertEqual(request.url, b"http://127.0.0.1:9/prefix/v1/messages")
+            url = prepared(provider, call_with(), "m", None).url
+            self.assertTrue(url.startswith(b"http://127.0.0.1:9/prefix/"))
+            if type_ in MESSAGES_FORMAT:
+                self.assertEqual(url, b"http://127.0.0.1:9/prefix/v1/messages")
 
     def test_the_configured_header_carries_the_key(self) -> None:
-        for type_ in PROVIDERS:
+        for type_ in MESSAGES_FORMAT:
             for header, line in (
                 ("x-api-key", (b"x-api-key", POOLED.encode())),
                 ("bearer", (b"authorization", b"Bearer " + POOLED.encode())),
@@ -185,7 +209,7 @@ class PrepareContract(unittest.TestCase):
     def test_tokens_are_counted_only_where_a_true_count_is_known_to_be_had(self) -> None:
         counting = call_with(kind=CallKind.COUNT_TOKENS)
         able = {type_ for type_ in PROVIDERS if pooled(type_).refusal(counting) is None}
-        self.assertEqual(able, {"anthropic", "azure", "simulator"})
+        self.assertEqual(able, {"anthropic", "azure", "bedrock", "simulator"})
         self.assertTrue(all(pooled(type_).refusal(call_with()) is None for type_ in PROVIDERS))
 
 
@@ -281,6 +305,8 @@ def built(type_: str, settings: dict[str, Any]) -> AnthropicFormat:
     changes = {"keys": tuple(settings["keys"]), "model_mapping": settings["model_mapping"]}
     if "azure" in settings:
         changes["azure"] = replace(AZURE, **settings["azure"])
+    if "aws" in settings:
+        changes["aws"] = replace(AWS, **settings["aws"])
     return build(provider_settings(type_, **changes))
 
 
@@ -302,10 +328,14 @@ class GoldenTests(unittest.TestCase):
                 credential = ApiKey(Secret(text))
             call = call_with(given_headers, sample["query"].encode(), CallKind[sample["kind"].upper()])
             with self.subTest(type=type_, sample=sample["name"]):
-                request = prepared(provider, call, sample["model"], credential)
+                body = sample["body"].encode() if "body" in sample else None
+                request = prepared(provider, call, sample["model"], credential, body)
                 self.assertEqual(request.method, b"POST")
                 self.assertEqual(request.url.decode(), sample["url"])
                 self.assertEqual(request.headers, raw(sample["headers"]))
+                if body is not None:
+                    self.assertEqual(edited(body, request).decode(), sample["body_sent"])
+                    continue
                 replaced = [json.loads(edit.replacement) for edit in request.edits]
                 self.assertEqual(replaced, [] if sample["model_sent"] == "unchanged" else [sample["model_sent"]])
 

@@ -7,6 +7,7 @@ from ccrelay.errors import ConfigError, Problem
 from ccrelay.providers.anthropic import AnthropicProvider
 from ccrelay.providers.azure import AzureProvider
 from ccrelay.providers.base import AnthropicFormat
+from ccrelay.providers.bedrock import BedrockProvider, MantleProvider
 from ccrelay.providers.minimax import MiniMaxProvider
 from ccrelay.providers.ollama import OllamaProvider
 from ccrelay.providers.simulator import SimulatorProvider
@@ -15,6 +16,7 @@ from ccrelay.providers.zai import ZaiProvider
 PROVIDERS: dict[str, type[AnthropicFormat]] = {
     "anthropic": AnthropicProvider,
     "azure": AzureProvider,
+    "bedrock": BedrockProvider,
     "minimax": MiniMaxProvider,
     "ollama": OllamaProvider,
     "simulator": SimulatorProvider,
@@ -29,4 +31,6 @@ def build(settings: ProviderSettings) -> AnthropicFormat:
         known = ", ".join(PROVIDERS)
         message = f"type {settings.type!r} is not supported by this version; known are {known}"
         raise ConfigError("configuration", (Problem(f"providers.{settings.name}", None, message),))
+    if settings.aws is not None and settings.aws.api == "mantle":
+        dialect = MantleProvider
     return dialect(settings)

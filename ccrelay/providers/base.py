@@ -91,14 +91,20 @@ class AnthropicFormat:
 
     def headers(self, call: Call, credential: Credential) -> Headers:
         """The header lines to send: what passes of the client's, and at most one credential."""
-        lines = request_headers(call.headers, foreign=not self.accepts_own_credential)
+        return (
+            *request_headers(call.headers, foreign=not self.accepts_own_credential),
+            *self.credential_lines(credential),
+        )
+
+    def credential_lines(self, credential: Credential) -> Headers:
+        """The header lines that carry ``credential``; none for one that this upstream cannot be given."""
         if isinstance(credential, OwnCredential):
             # Anywhere but at Anthropic a client's own credential would be a leak; without any, the upstream refuses.
             own = (credential.header, credential.value.reveal().encode("latin-1"))
-            return (*lines, own) if self.accepts_own_credential else lines
+            return (own,) if self.accepts_own_credential else ()
         if isinstance(credential, HeaderCredential):
-            return (*lines, *((name, value.reveal().encode("latin-1")) for name, value in credential.lines))
-        return (*lines, self.key_line(credential)) if isinstance(credential, ApiKey) else lines
+            return tuple((name, value.reveal().encode("latin-1")) for name, value in credential.lines)
+        return (self.key_line(credential),) if isinstance(credential, ApiKey) else ()
 
     def key_line(self, key: ApiKey) -> tuple[bytes, bytes]:
         """The header line that carries a pooled key."""
