@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ccrelay.core.bedrock_stream import BedrockDecoder
 from ccrelay.core.edits import merge_edits, remove_members
-from ccrelay.core.failures import Failure, failure_of
+from ccrelay.core.failures import Failure, Remedy, failure_of
 from ccrelay.core.headers import first
 from ccrelay.core.model import (
     ApiKey,
@@ -28,13 +28,13 @@ from ccrelay.core.model import (
     UpstreamRequest,
 )
 from ccrelay.core.outcomes import Outcome, UpstreamError
-from ccrelay.core.pairs import PairTable, pairs_for
+from ccrelay.core.pairs import PairTable, complaint_pairs, pairs_for
 from ccrelay.core.settings import AwsSettings, ProviderSettings
 from ccrelay.errors import ClientError
 from ccrelay.interfaces import IStreamDecoder
 from ccrelay.providers.base import AnthropicFormat
 from ccrelay.providers.bedrock_body import body_edits, decided, wants_stream
-from ccrelay.providers.bedrock_errors import error_name, read_fault
+from ccrelay.providers.bedrock_errors import Fault, error_name, read_fault
 from ccrelay.providers.bedrock_signing import body_hash, require_botocore, signature_lines
 
 _EVENT_STREAM: Final = b"application/vnd.amazon.eventstream"
@@ -78,9 +78,9 @@ class BedrockProvider(AnthropicFormat):
         return self.settings.base_url or f"https://bedrock-runtime.{region}.{suffix}"
 
     def prepare(self, call: Call, plan: AttemptPlan) -> UpstreamRequest:
-        """See IProvider. Raises ClientError for a model's name that no path can hold."""
+        """See IProvider. Raises ClientError for a name that is none of a model, and for one that cannot be counted."""
         if call.kind is CallKind.COUNT_TOKENS:
-            model, operation, accept = _PROFILE.sub("", plan.model), "count-tokens", _JSON
+            model, operation, accept = self._countable(plan.model), "count-tokens", _JSON
         elif wants_stream(call.body.members.in_order):
             model, operation, accept = plan.model, "invoke-with-response-stream", _EVENT_STREAM
         else:
@@ -120,10 +120,24 @@ class BedrockProvider(AnthropicFormat):
         told = replace(answered, status=fault.status)
         failure = failure_of(told, body, fault.complaint, fault.verdict, own_credential=False)
         reason = f"{failure.reason}: {fault.hint}" if fault.hint else failure.reason
-        return replace(failure, reason=reason, remedy=fault.remedy)
+        return replace(failure, reason=reason, remedy=self._remedy(fault))
 
     def _pairs(self, model: str) -> PairTable:
-        return pairs_for(self.table, model, {})
+        return pairs_for(self.table, model, self.settings.beta_overrides)
+
+    def _remedy(self, fault: Fault) -> Remedy | None:
+        if fault.remedy is not None or fault.status != 400:
+            return fault.remedy
+        refused = complaint_pairs(self._pairs(""), fault.complaint.message)  # of the pairs that any model takes
+        return Remedy(drop=refused) if refused else None
+
+    def _countable(self, model: str) -> str:
+        """The foundation model's id: CountTokens knows no profiles."""
+        found = _PROFILE.sub("", model)
+        if found.startswith("arn:"):
+            message = f"cc-relay: {self.name} cannot count tokens for a profile of the account's own"
+            raise ClientError(501, "not_supported", message, should_retry=False)
+        return found
 
     def _quoted(self, model: str) -> str:
         """The name as one segment of a path, as botocore writes it: an ARN has colons and slashes."""
