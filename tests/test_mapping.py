@@ -8,7 +8,7 @@ import unittest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccrelay.core.mapping import map_model, mapped_model
+from ccrelay.core.mapping import MappedModel, map_model, mapped_model
 
 MAPPING = {
     "claude-opus-5": "big",
@@ -33,10 +33,10 @@ class MappingTests(unittest.TestCase):
             ("Claude-opus-5", "Claude-opus-5"),
         ):
             with self.subTest(asked=asked):
-                self.assertEqual(map_model(asked, MAPPING), expected)
+                self.assertEqual(map_model(asked, MAPPING).model, expected)
 
     def test_a_lone_star_catches_the_rest(self) -> None:
-        self.assertEqual(map_model("", {"*": "all"}), "all")
+        self.assertEqual(map_model("", {"*": "all"}), MappedModel("all", "model_mapping"))
 
     def test_a_name_mapped_to_itself_is_a_hit(self) -> None:
         self.assertEqual(mapped_model("a", {"a": "a"}), "a")
@@ -47,3 +47,11 @@ class MappingTests(unittest.TestCase):
         hits = [key for key in mapping if fnmatch.fnmatchcase(asked, key)]
         hits.sort(key=lambda key: (key != asked, -len(key)))
         self.assertEqual(mapped_model(asked, mapping), mapping[hits[0]] if hits else None)
+
+    def test_the_configuration_goes_before_the_catalogue_and_the_catalogue_before_the_name_itself(self) -> None:
+        self.assertEqual(map_model("a", {"a": "a"}, "b"), MappedModel("a", "model_mapping"))
+        self.assertEqual(map_model("c", {"a": "a"}, "b"), MappedModel("b", "catalogue"))
+        self.assertEqual(map_model("c", {"a": "a"}), MappedModel("c", None))
+
+    def test_a_name_that_the_catalogue_leaves_as_it_is_has_been_given_by_nobody(self) -> None:
+        self.assertEqual(map_model("c", {}, "c"), MappedModel("c", None))

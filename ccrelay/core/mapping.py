@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MappedModel:
+    """The upstream's name for a model.
+
+    by: who gave it: the configuration's key (``model_mapping``, ``azure_deployment_id``) or ``catalogue``; None: it is
+    what the client asked for.
+    """
+
+    model: str
+    by: str | None
 
 
 def mapped_model(asked: str, mapping: Mapping[str, str]) -> str | None:
@@ -17,7 +30,11 @@ def mapped_model(asked: str, mapping: Mapping[str, str]) -> str | None:
     return mapping[max(fitting, key=len)] if fitting else None
 
 
-def map_model(asked: str, mapping: Mapping[str, str]) -> str:
-    """The upstream's name for ``asked``: as ``mapped_model`` says, else itself."""
+def map_model(asked: str, mapping: Mapping[str, str], catalogued: str | None = None) -> MappedModel:
+    """The upstream's name for ``asked``: as ``mapped_model`` says, else ``catalogued``, else itself."""
     found = mapped_model(asked, mapping)
-    return asked if found is None else found
+    if found is not None:
+        return MappedModel(found, "model_mapping")
+    if catalogued is not None and catalogued != asked:
+        return MappedModel(catalogued, "catalogue")
+    return MappedModel(asked, None)

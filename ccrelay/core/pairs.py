@@ -32,6 +32,9 @@ from typing import Any, Final
 from ccrelay.core.bounded import BoundedMap
 from ccrelay.core.model import Headers
 
+UNFILTERED: Final = "azure"
+"""The table of an upstream that speaks Anthropic's own format: everything goes but what it has refused."""
+
 MAX_NAMES: Final = 64
 """Names kept of what upstreams refuse: more than there are pairs, so that only nonsense is cut."""
 
@@ -162,6 +165,14 @@ def header_betas(headers: Headers) -> tuple[str, ...]:
     lines = [value for name, value in headers if name == b"anthropic-beta"]
     values = [value.strip() for line in lines for value in line.decode("latin-1").split(",")]
     return tuple(value for value in values if value and value.isascii() and value.isprintable())
+
+
+def with_betas(headers: Headers, betas: Sequence[str]) -> Headers:
+    """``headers`` with ``betas`` as their only ones, unchanged where these are what they have."""
+    if header_betas(headers) == tuple(betas):
+        return headers
+    kept = tuple(line for line in headers if line[0] != b"anthropic-beta")
+    return (*kept, (b"anthropic-beta", ",".join(betas).encode("ascii"))) if betas else kept
 
 
 def decide(table: PairTable, betas: Sequence[str], members: Collection[str], drop: frozenset[str]) -> PairDecision:

@@ -9,11 +9,13 @@ from typing import ClassVar, Final
 
 from zope.interface import implementer
 
+from ccrelay.core.catalogue import cloud_model
 from ccrelay.core.complaints import Complaint, read_complaint
-from ccrelay.core.edits import replace_value
+from ccrelay.core.edits import merge_edits, remove_members, replace_value
 from ccrelay.core.failures import Failure, Verdict, failure_of
 from ccrelay.core.headers import first, request_headers
-from ccrelay.core.mapping import map_model
+from ccrelay.core.json_spans import whole
+from ccrelay.core.mapping import MappedModel, map_model
 from ccrelay.core.model import (
     ApiKey,
     AttemptPlan,
@@ -28,6 +30,8 @@ from ccrelay.core.model import (
     UpstreamRequest,
 )
 from ccrelay.core.outcomes import Outcome, UpstreamError
+from ccrelay.core.pair_edits import nested_edits
+from ccrelay.core.pairs import UNFILTERED, decide, header_betas, pairs_for, with_betas
 from ccrelay.core.settings import ProviderSettings
 from ccrelay.core.sse import EventAligner
 from ccrelay.interfaces import IProvider, IStreamDecoder
@@ -41,6 +45,8 @@ class AnthropicFormat:
 
     counts_tokens: it has ``/v1/messages/count_tokens``. family, inspects_body, max_body_bytes: see IProvider.
     lacks: top-level body members that it ignores in silence; a call that depends on one is better served elsewhere.
+    refuses: top-level body members that are never sent to it; only where ``inspects_body``.
+    table: its name in ``core.pairs`` and ``core.catalogue``, None where Anthropic's names and betas are its own.
     verdicts: what its own error codes mean, where that is not what the status says.
     """
 
@@ -48,15 +54,18 @@ class AnthropicFormat:
     needs_key: ClassVar[bool] = True
     counts_tokens: ClassVar[bool] = True
     family: ClassVar[str] = "claude"
-    inspects_body: ClassVar[bool] = False
+    inspects_body: bool = False
     max_body_bytes: ClassVar[int | None] = None
     lacks: ClassVar[frozenset[str]] = frozenset()
+    refuses: ClassVar[frozenset[str]] = frozenset()
+    table: ClassVar[str | None] = None
     verdicts: ClassVar[Mapping[str, Verdict]] = MappingProxyType({})
 
     def __init__(self, settings: ProviderSettings) -> None:
         self.settings = settings
         self.name = settings.name
         self.type = settings.type
+        self.region = settings.aws.region if settings.aws else settings.gcp.region if settings.gcp else ""
         self._base = self.base_url().encode("utf-8")
         self._secrets = [key.secret.reveal().encode("utf-8") for key in settings.keys if key.secret]
 
@@ -67,7 +76,12 @@ class AnthropicFormat:
 
     def model_for(self, asked: str) -> str:
         """See IProvider."""
-        return map_model(asked, self.settings.model_mapping)
+        return self.mapping_of(asked).model
+
+    def mapping_of(self, asked: str) -> MappedModel:
+        """The upstream's name for the model that the client asked for, and who gave it: worth a line in the log."""
+        catalogued = cloud_model(self.table, asked, self.region) if self.table else None
+        return map_model(asked, self.settings.model_mapping, catalogued)
 
     def refusal(self, call: Call) -> str | None:
         """See IProvider."""
@@ -76,14 +90,33 @@ class AnthropicFormat:
         return None
 
     def prepare(self, call: Call, plan: AttemptPlan) -> UpstreamRequest:
-        """See IProvider. The body is not touched unless the model's name changes, or the plan asks for it."""
+        """See IProvider. The body is not touched unless the model's name changes, or the plan asks for it.
+
+        Where the plan leaves pairs or members out, the body must be complete, whatever ``inspects_body`` says.
+        """
         edits: tuple[Edit, ...] = plan.edits
+        lines = self.headers(call, plan.credential)
         if json.loads(plan.model_value.raw or b"null") != plan.model:
             renamed = replace_value(plan.model_value, json.dumps(plan.model).encode("ascii"))
             edits = tuple(sorted((*edits, renamed), key=lambda edit: edit.start))
+        if plan.drop or plan.remove or self.inspects_body:
+            lines, less = self.without(call, plan, lines)
+            edits = merge_edits(edits, less)
         query = self.query(call)
         url = self._base + call.kind.value.encode("ascii") + (b"?" + query if query else b"")
-        return UpstreamRequest(b"POST", url, self.headers(call, plan.credential), edits)
+        return UpstreamRequest(b"POST", url, lines, edits)
+
+    def without(self, call: Call, plan: AttemptPlan, lines: Headers) -> tuple[Headers, tuple[Edit, ...]]:
+        """``lines`` and the body's edits without the betas, fields and members that are not to be sent.
+
+        Only betas that are left out disappear from ``lines``; whoever has no table of pairs is sent all others.
+        """
+        members = call.body.members.in_order
+        table = pairs_for(self.table or UNFILTERED, plan.model, self.settings.beta_overrides)
+        decision = decide(table, header_betas(lines), {member.name for member in members}, plan.drop)
+        inner = nested_edits(whole(call.body), decision.nested) if decision.nested else ()
+        removed = decision.remove | plan.remove | self.refuses
+        return with_betas(lines, decision.betas), (*inner, *remove_members(members, removed))
 
     def query(self, call: Call) -> bytes:
         """The query string to send; the client's own."""

@@ -13,7 +13,6 @@ from typing import ClassVar, Final
 from urllib.parse import quote
 
 from ccrelay.core.bedrock_stream import BedrockDecoder
-from ccrelay.core.edits import merge_edits, remove_members
 from ccrelay.core.failures import Failure, Remedy, failure_of
 from ccrelay.core.headers import first
 from ccrelay.core.model import (
@@ -33,7 +32,7 @@ from ccrelay.core.settings import AwsSettings, ProviderSettings
 from ccrelay.errors import ClientError
 from ccrelay.interfaces import IStreamDecoder
 from ccrelay.providers.base import AnthropicFormat
-from ccrelay.providers.bedrock_body import body_edits, decided, wants_stream
+from ccrelay.providers.bedrock_body import body_edits, wants_stream
 from ccrelay.providers.bedrock_errors import Fault, error_name, read_fault
 from ccrelay.providers.bedrock_signing import body_hash, require_botocore, signature_lines
 
@@ -170,6 +169,7 @@ class MantleProvider(BedrockProvider):
 
     service = "bedrock-mantle"
     table = "mantle"
+    refuses = frozenset({"tags"})
 
     def base_url(self) -> str:
         """The configured endpoint, else the region's."""
@@ -178,14 +178,8 @@ class MantleProvider(BedrockProvider):
     def prepare(self, call: Call, plan: AttemptPlan) -> UpstreamRequest:
         """See IProvider. Betas and their fields are filtered; the version stays the client's."""
         sent = AnthropicFormat.prepare(self, call, replace(plan, credential=None))
-        members = call.body.members.in_order
-        decision, inner = decided(call, plan, self._pairs(plan.model))
-        edits = merge_edits(sent.edits, inner, remove_members(members, decision.remove | plan.remove))
-        lines = tuple(line for line in sent.headers if line[0] != b"anthropic-beta")
-        if decision.betas:
-            lines += ((b"anthropic-beta", ",".join(decision.betas).encode("ascii")),)
-        signed = tuple(line for line in lines if line[0] == b"content-type" and _PRINTABLE.fullmatch(line[1]))
-        return self._authenticated(call, plan, sent.url, signed[:1], lines, edits)
+        signed = tuple(line for line in sent.headers if line[0] == b"content-type" and _PRINTABLE.fullmatch(line[1]))
+        return self._authenticated(call, plan, sent.url, signed[:1], sent.headers, sent.edits)
 
     def query(self, call: Call) -> bytes:
         """Only what Anthropic's SDKs send: AWS signs a query in a spelling of its own, and knows no other."""
