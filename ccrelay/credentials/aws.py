@@ -113,7 +113,7 @@ def _told(error: Exception, step: str, profile: str | None, session: Any) -> Cre
         return _both(f"{step} has expired or is missing: run `aws sso login` where the relay runs", f"{login}: {error}")
     if isinstance(error, exceptions.PartialCredentialsError):
         return _both(f"{step} has one half of a key without the other", str(error))
-    if isinstance(error, exceptions.HTTPClientError):
+    if isinstance(error, (exceptions.HTTPClientError, exceptions.ConnectionError)):
         return _both(f"{step} got no answer ({type(error).__name__}): check the network and aws_region", str(error))
     if isinstance(error, OSError):
         what = "there is no such file" if isinstance(error, FileNotFoundError) else type(error).__name__

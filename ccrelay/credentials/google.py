@@ -50,6 +50,9 @@ _FIELDS: Final = {
 _NEWER_SINCE: Final = (2, 23)
 """The google-auth from which on all of the other types are read."""
 
+_AWS_SUBJECT: Final = "urn:ietf:params:aws:token-type:aws4_request"
+"""The subject_token_type of a workload that runs on AWS."""
+
 _OAUTH_CODE: Final = re.compile(r"(?:Error code )?([a-z]+(?:_[a-z]+)+)\b")
 
 
@@ -162,7 +165,6 @@ def _from_file(note: Note, source: _Source, environ: Mapping[str, str]) -> Fetch
 
 def _credentials(source: _Source, info: dict[str, Any]) -> Any:
     """google-auth's object for a file. Raises CredentialError; GoogleAuthError for what is wrong with newer types."""
-    import google.auth
     from google.oauth2 import credentials, service_account
 
     if info["type"] == "authorized_user":
@@ -174,13 +176,32 @@ def _credentials(source: _Source, info: dict[str, Any]) -> Any:
             client_secret=info["client_secret"],
         )
     if info["type"] != "service_account":
-        loaded, _ = google.auth.load_credentials_from_file(str(source.path), scopes=[_SCOPE])
-        return loaded
+        return _of_newer_type(source, info)
     try:
         return service_account.Credentials.from_service_account_info(info, scopes=[_SCOPE])
     except Exception:  # noqa: BLE001 - whatever the key's parser raises; its text may hold a part of the key
         what = "the file's private_key cannot be read; make a new key file"
         raise CredentialError(f"{source.setting}: {what}", f"{source.setting}: {source.path}: {what}") from None
+
+
+def _of_newer_type(source: _Source, info: dict[str, Any]) -> Any:
+    """google-auth's object for a file that 1.5.1 cannot read. Raises GoogleAuthError."""
+    import google.auth
+    from google.auth import aws, exceptions, identity_pool, pluggable
+
+    origin = info.get("credential_source")
+    kind: Any = identity_pool
+    if info.get("subject_token_type") == _AWS_SUBJECT:
+        kind = aws
+    elif isinstance(origin, dict) and origin.get("executable") is not None:
+        kind = pluggable
+    try:
+        if info["type"] == "external_account":
+            # The library's loader would also ask Cloud Resource Manager for a project, which may be forbidden.
+            return kind.Credentials.from_info(info, scopes=[_SCOPE])
+        return google.auth.load_credentials_from_file(str(source.path), scopes=[_SCOPE])[0]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise exceptions.DefaultCredentialsError(f"the file is malformed ({type(error).__name__})") from None
 
 
 def _refusal(step: str, error: Exception, kind: str) -> CredentialError:

@@ -7,6 +7,7 @@ its successor. A fetch that fails is not repeated for a few seconds, so that cal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -57,11 +58,12 @@ Fetch = Callable[[Note], Fetched]
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What is served now. ``renew_at``: Unix time from which a successor is wanted."""
+    """What is served now. In Unix seconds: when it ends, until when it is served, when a successor is wanted."""
 
     credential: Credential
-    expires: float | None
-    renew_at: float | None
+    expires: float
+    dead_at: float
+    renew_at: float
 
 
 class _Run:
@@ -108,9 +110,9 @@ class RefreshingCredentials:
         """See ``ICredentials``. Fires at once while there is a live one. A caller may cancel: the others are served."""
         held = self._held
         now = self._epoch()
-        if held is None or (held.expires is not None and now >= held.expires - _LAST_SECONDS):
+        if held is None or now >= held.dead_at:
             return self._wait()
-        if held.renew_at is not None and now >= held.renew_at:
+        if now >= held.renew_at:
             self._refresh_unless_pausing()
         return succeed(held.credential)
 
@@ -157,27 +159,21 @@ class RefreshingCredentials:
     def _fetched(self, fetched: Fetched, run: _Run) -> None:
         now = self._epoch()
         self._runs -= 1
+        expires = math.inf if fetched.expires is None else fetched.expires
         late = self._current_run is not run
-        if late and not self._outlived_by(fetched, now):
-            return
-        renew_at = None
-        if fetched.expires is not None:
-            # Of a token that lives for minutes a quarter is margin enough; where the source still gives the old one,
-            # it is asked again, but not by each call.
-            margin = min(_MARGIN, max(0.0, fetched.expires - now) / 4)
-            renew_at = max(fetched.expires - margin, now + _PAUSE)
-        self._held = _Held(fetched.credential, fetched.expires, renew_at)
+        if late and (expires <= now or (self._held is not None and self._held.expires >= expires)):
+            return  # overdue, and no better than what is held
         if not late:
             self._end(run)
+        if expires <= now:
+            self._give_up(CredentialError(f"{run.step} gave what has expired already: check this machine's clock"))
+            return
+        # Of what lives for minutes a quarter is margin enough. A source that still gives the old one is asked again,
+        # but not by each call.
+        margin = (expires - now) / 4
+        renew_at = max(expires - min(_MARGIN, margin), now + _PAUSE)
+        self._held = _Held(fetched.credential, expires, expires - min(_LAST_SECONDS, margin), renew_at)
         self._serve(lambda waiter: waiter.callback(fetched.credential))
-
-    def _outlived_by(self, fetched: Fetched, now: float) -> bool:
-        """Whether what an overdue fetch brought at last is better than what is held."""
-        if fetched.expires is not None and fetched.expires <= now:
-            return False
-        if self._held is None or fetched.expires is None:
-            return True
-        return self._held.expires is not None and fetched.expires > self._held.expires
 
     def _failed(self, failure: Failure, run: _Run) -> None:
         self._runs -= 1
