@@ -9,6 +9,7 @@ from typing import Any
 
 from zope.interface.verify import verifyObject
 
+from ccrelay.core.failures import Remedy
 from ccrelay.core.model import ApiKey, CallKind, Head
 from ccrelay.core.outcomes import Outcome
 from ccrelay.core.secret import Secret
@@ -86,3 +87,17 @@ class MantleTests(unittest.TestCase):
             self.assertIs(failure.outcome, Outcome.CALLERS_FAULT)
             self.assertEqual(json.loads(failure.answer.body)["error"], envelope["error"] | {"message": told})
             self.assertEqual(failure.answer.body == body, message == told)
+
+    def test_what_it_refuses_in_the_envelope_is_judged_as_elsewhere_at_aws(self) -> None:
+        policy = "User: x is not authorized to perform: bedrock-mantle:CreateInference on resource: y"
+        for status, kind, message, outcome, wait, remedy in (
+            (429, "rate_limit_error", "Too many tokens", Outcome.KEY_TIRED, 5.0, None),
+            (401, "authentication_error", "invalid API key", Outcome.KEY_DEAD, None, Remedy(renew=True)),
+            (403, "permission_error", policy, Outcome.CALLERS_FAULT, None, None),
+            (403, "permission_error", "The security token is invalid", Outcome.KEY_DEAD, None, Remedy(renew=True)),
+            (529, "overloaded_error", "Overloaded", Outcome.PROVIDER_ILL, None, None),
+        ):
+            body = json.dumps({"type": "error", "error": {"type": kind, "message": message}}).encode()
+            failure = mantle().failure(Head(status, (JSON,)), body)
+            found = (failure.outcome, failure.retry_after, failure.remedy, failure.answer.status)
+            self.assertEqual(found, (outcome, wait, remedy, status), message)

@@ -125,6 +125,8 @@ class BedrockProvider(AnthropicFormat):
         return pairs_for(self.table, model, self.settings.beta_overrides)
 
     def _remedy(self, fault: Fault) -> Remedy | None:
+        if fault.status == 401:
+            return Remedy(renew=True)
         if fault.remedy is not None or fault.status != 400:
             return fault.remedy
         refused = complaint_pairs(self._pairs(""), fault.complaint.message)  # of the pairs that any model takes
@@ -178,8 +180,8 @@ class MantleProvider(BedrockProvider):
     def prepare(self, call: Call, plan: AttemptPlan) -> UpstreamRequest:
         """See IProvider. Betas and their fields are filtered; the version stays the client's."""
         sent = AnthropicFormat.prepare(self, call, replace(plan, credential=None))
-        signed = tuple(line for line in sent.headers if line[0] == b"content-type" and _PRINTABLE.fullmatch(line[1]))
-        return self._authenticated(call, plan, sent.url, signed[:1], sent.headers, sent.edits)
+        content_type = (line for line in sent.headers if line[0] == b"content-type" and _PRINTABLE.fullmatch(line[1]))
+        return self._authenticated(call, plan, sent.url, tuple(content_type)[:1], sent.headers, sent.edits)
 
     def query(self, call: Call) -> bytes:
         """Only what Anthropic's SDKs send: AWS signs a query in a spelling of its own, and knows no other."""

@@ -19,7 +19,7 @@ from ccrelay.core.json_spans import whole
 from ccrelay.core.members import Member
 from ccrelay.core.model import AttemptPlan, Call, CallKind, Edit
 from ccrelay.core.pair_edits import nested_edits
-from ccrelay.core.pairs import PairDecision, PairTable, decide, header_betas
+from ccrelay.core.pairs import PairTable, decide, header_betas
 from ccrelay.errors import ClientError
 
 VERSION: Final = b'"bedrock-2023-05-31"'
@@ -45,7 +45,8 @@ def body_edits(call: Call, plan: AttemptPlan, table: PairTable) -> tuple[Edit, .
     """
     members = call.body.members.in_order
     names = frozenset(member.name for member in members)
-    decision, inner = decided(call, plan, table, _body_betas(call.body, members))
+    decision = decide(table, (*header_betas(call.headers), *_body_betas(call.body, members)), names, plan.drop)
+    inner = nested_edits(whole(call.body), decision.nested) if decision.nested else ()
     removed = {"model", "stream", "tags", "anthropic_version", "anthropic_beta", *decision.remove, *plan.remove}
     added = {"anthropic_version": VERSION}
     if decision.betas:
@@ -57,18 +58,6 @@ def body_edits(call: Call, plan: AttemptPlan, table: PairTable) -> tuple[Edit, .
         _fit_for_counting(call.body, members, names, removed, added)
     edits = merge_edits(plan.edits, inner, remove_members(members, removed), add_members(members, added, removed))
     return edits if call.kind is CallKind.MESSAGES else (_wrapped(call.body, edits),)
-
-
-def decided(
-    call: Call, plan: AttemptPlan, table: PairTable, body_betas: tuple[str, ...] = ()
-) -> tuple[PairDecision, tuple[Edit, ...]]:
-    """What of the betas in header and body goes, and the edits of the fields inside the body that then must not.
-
-    Raises MalformedBody where there are such fields in what is not JSON.
-    """
-    names = frozenset(member.name for member in call.body.members.in_order)
-    decision = decide(table, (*header_betas(call.headers), *body_betas), names, plan.drop)
-    return decision, nested_edits(whole(call.body), decision.nested) if decision.nested else ()
 
 
 def _body_betas(body: Source, members: Iterable[Member]) -> tuple[str, ...]:

@@ -113,6 +113,7 @@ _EXPIRED_WORDS: Final = ("security token included in the request is expired", "t
 _UNKNOWN_WORDS: Final = ("security token",)
 _BAD_TOKEN_WORDS: Final = ("api key", "bearer token", "authentication failed")
 _MODEL_WORDS: Final = ("model", "on resource")
+_POLICY_WORDS: Final = "is not authorized to perform"
 _ON_DEMAND: Final = "on-demand throughput isn"  # the apostrophe that follows is a typographic one
 
 
@@ -165,6 +166,8 @@ def _meaning(status: int, name: str, message: str) -> _Meaning | None:
         return _CANNOT_COUNT
     if name in ("throttlingexception", "servicequotaexceededexception") and "per day" in words:
         return _DAILY
+    if not name and status == 429:
+        return _THROTTLED  # mantle's
     if name != _DENIED and not (status == 403 and not name):
         return _MEANINGS.get(name)
     if any(part in words for part in _EXPIRED_WORDS):
@@ -173,7 +176,7 @@ def _meaning(status: int, name: str, message: str) -> _Meaning | None:
         return _UNKNOWN
     if any(part in words for part in _BAD_TOKEN_WORDS):
         return _BAD_TOKEN
-    if name != _DENIED:
+    if name != _DENIED and _POLICY_WORDS not in words:
         return None  # whatever stands before AWS may answer 403
     return _NOT_THIS_MODEL if any(part in words for part in _MODEL_WORDS) else _LOCKED
 
