@@ -20,6 +20,7 @@ class IProvider(Interface):
     accepts_own_credential = Attribute("bool: may a client's own Anthropic credential be sent to it unchanged")
     needs_key = Attribute("bool: False where an attempt without any credential makes sense")
 
+    region = Attribute("str: the cloud's region it is asked in; empty where there are none")
     family = Attribute("str: whose thinking blocks it can read; equal for upstreams that serve the same models")
     inspects_body = Attribute("bool: prepare() reads the body, so it must be complete; False: it may still be arriving")
     max_body_bytes = Attribute("int | None: the largest request body it takes, None where nobody said")

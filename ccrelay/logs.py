@@ -12,6 +12,7 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from zope.interface import implementer
 
 from ccrelay.core.access import AccessRecord, as_json, as_text
+from ccrelay.core.attempt_record import AttemptRecord
 from ccrelay.core.settings import LoggingSettings
 
 _LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warn": LogLevel.warn, "error": LogLevel.error}
@@ -24,7 +25,7 @@ MESSAGE_LENGTH = 8192
 
 @implementer(ILogObserver)
 class LineObserver:
-    """Writes each event of ``level`` or above as one line; an event's ``access`` record as an access line.
+    """Writes each event of ``level`` or above as one line; an event's ``record``, of a call or an attempt, as its line.
 
     stream: text, line by line flushed. layout: ``json``, ``text`` or ``console`` (text without the date).
     """
@@ -38,9 +39,9 @@ class LineObserver:
         level = event.get("log_level", LogLevel.info)
         if level < self._level:
             return
-        access = event.get("access")
-        if isinstance(access, AccessRecord):
-            line = as_json(access) if self._layout == "json" else as_text(access)
+        record = event.get("record")
+        if isinstance(record, (AccessRecord, AttemptRecord)):
+            line = as_json(record) if self._layout == "json" else as_text(record)
         else:
             line = self._line(event, level)
         try:

@@ -9,43 +9,50 @@ from random import Random
 from typing import Any
 
 from treq.client import HTTPClient
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.web.client import URI
-from twisted.web.iweb import IAgent
 
-from ccrelay.core.access import AccessRecord
+from ccrelay.asking import Tools, Upstream
+from ccrelay.core.access import Record
 from ccrelay.core.attempts import key_order, priority_order
+from ccrelay.core.breaker import Breaker, BreakerState
 from ccrelay.core.catalogue import catalogue
+from ccrelay.core.contenders import Contender
+from ccrelay.core.key_pool import KeyPool, PoolKey
 from ccrelay.core.listing import union
 from ccrelay.core.model import ApiKey
 from ccrelay.core.proxies import proxy_for
-from ccrelay.core.settings import ProviderSettings, Settings
+from ccrelay.core.router import Router, RoutingMemory
+from ccrelay.core.settings import HealthSettings, ProviderSettings, Settings
+from ccrelay.core.strategies import build_strategy
+from ccrelay.core.told import ToldOnce
+from ccrelay.credentials.build import credentials_for
+from ccrelay.credentials.refreshing import RefreshingCredentials
 from ccrelay.credentials.static import StaticCredentials
+from ccrelay.credentials.threads import CredentialThreads
 from ccrelay.errors import ConfigError, Problem
+from ccrelay.interfaces import ICredentials
 from ccrelay.providers import PROVIDERS, build
-from ccrelay.relay import Lease, Relay, Upstream
+from ccrelay.relay import Relay
 from ccrelay.upstream.agent import OriginAgent, origin_endpoint
+from ccrelay.upstream.probe import Prober, ProbeTarget, ollama_version
 from ccrelay.upstream.simulator import SimulatorAgent
 from ccrelay.web.auth import Doorkeeper
 from ccrelay.web.surface import ProviderEntry, Surface
 
 _access_log = Logger(namespace="ccrelay.access")
+_attempt_log = Logger(namespace="ccrelay.attempt")
 
 
 def not_served(settings: Settings) -> tuple[Problem, ...]:
     """What a valid configuration asks for that this version does without; each is told once, at the start."""
-    found = [
-        Problem(f"providers.{p.name}", None, f"type {p.type} is not served by this version; the provider is left out")
-        for p in settings.providers
-        if p.type not in PROVIDERS
-    ]
+    found = []
     if settings.server.workers > 1:
         found.append(Problem("server.workers", None, "this version serves with one process"))
     if settings.admin_listen:
         found.append(Problem("admin.listen", None, "this version has no admin listener"))
-    if settings.routing.strategy != "failover":
-        message = f"this version tries providers in order of priority, not by {settings.routing.strategy}"
-        found.append(Problem("routing.strategy", None, message))
     if settings.logging.log_request_body or settings.logging.log_response_headers:
         found.append(Problem("logging.debug_options", None, "this version logs neither bodies nor headers"))
     return tuple(found)
@@ -54,58 +61,86 @@ def not_served(settings: Settings) -> tuple[Problem, ...]:
 class Runtime:
     """Upstreams, relay and HTTP surface of one configuration.
 
-    reactor: the reactor in use. environ: for proxy variables. Raises ConfigError where a setting names something that
-    cannot be used (an unreadable ``ca_file``, HTTP/2). Makes no connection.
+    reactor: the reactor in use. environ: for proxy variables and the clouds' credentials. previous: the runtime that
+    this one replaces; what it has learned carries over for providers and keys that stay. Raises ConfigError where a
+    setting names something that cannot be used (an unreadable ``ca_file``, HTTP/2). Makes no connection.
     """
 
-    def __init__(self, settings: Settings, reactor: Any, environ: Mapping[str, str], rng: Random) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        environ: Mapping[str, str],
+        rng: Random,
+        previous: Runtime | None = None,
+    ) -> None:
         self.settings = settings
         if settings.server.enable_http2:
             message = "HTTP/2 is not served by this version; leave the key out"
             raise ConfigError("configuration", (Problem("server.enable_http2", None, message),))
-        served = [p for p in priority_order(settings.providers) if p.type in PROVIDERS]
-        real = [p for p in served if p.simulator is None and _could_be_asked(p, settings)]
-        self._chosen = [p for p in served if p.simulator is None or not (real and p.simulator.only_without_keys)]
-        self._closers: list[Callable[[], object]] = []
-        upstreams = [self._upstream(p, reactor, environ, rng) for p in self._chosen]
-        self.relay = Relay(
-            reactor, upstreams, settings.routing, settings.server.timeout, epoch=time.time, observe=_observe
+        self._reactor = reactor
+        self._environ = environ
+        self._rng = rng
+        self._threads = CredentialThreads(reactor)
+        self._closers: list[Callable[[], object]] = [self._threads.close]
+        self._warmers: list[Callable[[], None]] = []
+        upstreams = {p.name: self._upstream(p) for p in settings.providers}
+        able = [p for p in settings.providers if _could_be_asked(p, upstreams[p.name], settings)]
+        real = any(p.simulator is None for p in able)
+        chosen = [p for p in settings.providers if p.simulator is None or not (real and p.simulator.only_without_keys)]
+        self.contenders = tuple(contender_of(p, upstreams[p.name], settings.health, rng) for p in chosen)
+        self._able = frozenset(p.name for p in able)
+        if previous is None:
+            self.memory = RoutingMemory.fresh(settings.routing)
+        else:
+            self.memory = previous.memory
+            self._carry_over(previous)
+        strategy = build_strategy(settings.routing, rng)
+        router = Router(self.contenders, strategy, settings.routing, self.memory)
+        tools = Tools(
+            reactor,
+            router,
+            upstreams,
+            epoch=time.time,
+            in_thread=deferToThread,
+            observe_attempt=_observe_attempt,
+            told=ToldOnce(),
         )
+        self.relay = Relay(tools, settings.server.timeout, observe=_observe)
+        self._prober = Prober(reactor, self._probe_targets(upstreams), settings.health.check_interval)
+        by_priority = priority_order(chosen)
         self.surface = Surface(
             server=settings.server,
             doorkeeper=Doorkeeper(settings.server.auth),
             handle=self.relay.handle,
             refused=_observe,
-            models=union(self._chosen, _display_names()),
+            models=union(by_priority, _display_names()),
             providers=self._entries,
-            usable=lambda: any(_could_be_asked(p, settings) for p in self._chosen),
+            usable=lambda: any(self._usable(contender) for contender in self.contenders),
         )
 
-    def _upstream(self, settings: ProviderSettings, reactor: Any, environ: Mapping[str, str], rng: Random) -> Upstream:
+    # -- building
+
+    def _upstream(self, settings: ProviderSettings) -> Upstream:
         provider = build(settings)
-        agent: IAgent
         if settings.simulator is not None:
-            agent = SimulatorAgent(reactor, {settings.name: settings.simulator}, rng)
+            agent: Any = SimulatorAgent(self._reactor, {settings.name: settings.simulator}, self._rng)
         else:
-            agent = self._origin_agent(settings, provider.base_url(), reactor, environ)
-        leases = tuple(
-            Lease(key.secret.fingerprint, StaticCredentials(ApiKey(key.secret)))
-            for key in key_order(settings)
-            if key.secret is not None
-        )
+            endpoint = self._endpoint(settings, provider.base_url())
+            agent = OriginAgent(self._reactor, endpoint)
+            self._closers.append(agent.close)
         cookies: Any = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-        return Upstream(provider, HTTPClient(agent, cookiejar=cookies), settings.timeouts, leases)
+        client = HTTPClient(agent, cookiejar=cookies)
+        return Upstream(client, settings.timeouts, self._credentials(settings))
 
-    def _origin_agent(
-        self, settings: ProviderSettings, base_url: str, reactor: Any, environ: Mapping[str, str]
-    ) -> OriginAgent:
+    def _endpoint(self, settings: ProviderSettings, base_url: str) -> IStreamClientEndpoint:
         try:
-            endpoint = origin_endpoint(
-                reactor,
+            return origin_endpoint(
+                self._reactor,
                 URI.fromBytes(base_url.encode("ascii")),
                 connect_timeout=settings.timeouts.connect,
                 ca_file=settings.ca_file,
-                proxy=proxy_for(base_url, settings.proxy, environ),
+                proxy=proxy_for(base_url, settings.proxy, self._environ),
             )
         except ValueError:
             # Neither the proxy nor what is wrong with it is told: one from the environment may hold a password.
@@ -114,25 +149,112 @@ class Runtime:
         except Exception as error:
             message = f"its TLS trust could not be set up ({error}); check ca_file {settings.ca_file}"
             raise ConfigError("configuration", (Problem(f"providers.{settings.name}", None, message),)) from error
-        agent = OriginAgent(reactor, endpoint)
-        self._closers.append(agent.close)
-        return agent
 
-    def _entries(self) -> tuple[ProviderEntry, ...]:
-        return tuple(ProviderEntry(p.name, p.type, p.models, _could_be_asked(p, self.settings)) for p in self._chosen)
+    def _credentials(self, settings: ProviderSettings) -> Mapping[str, ICredentials]:
+        found: dict[str, ICredentials] = {
+            key.secret.fingerprint: StaticCredentials(ApiKey(key.secret))
+            for key in key_order(settings)
+            if key.secret is not None
+        }
+        if not found:
+            fetched = credentials_for(settings, self._environ, self._threads, self._reactor, time.time)
+            if fetched is not None:
+                found[""] = fetched
+                if isinstance(fetched, RefreshingCredentials):
+                    self._warmers.append(fetched.warm)
+            elif not PROVIDERS[settings.type].needs_key:
+                found[""] = StaticCredentials(None)
+        return found
+
+    def _probe_targets(self, upstreams: Mapping[str, Upstream]) -> list[ProbeTarget]:
+        targets = []
+        for contender in self.contenders:
+            settings = contender.provider.settings
+            if settings.simulator is not None:
+                continue
+            base_url = contender.provider.base_url()
+            breaker = contender.breaker
+            targets.append(
+                ProbeTarget(
+                    contender.name,
+                    breaker.probe_due,
+                    breaker.probe_succeeded,
+                    breaker.probe_failed,
+                    self._endpoint(settings, base_url),
+                    ollama_version(base_url) if settings.type == "ollama" else None,
+                )
+            )
+        return targets
+
+    def _carry_over(self, previous: Runtime) -> None:
+        self.memory.reconfigure(self.settings.routing, self._reactor.seconds())
+        before = {_identity(contender): contender for contender in previous.contenders}
+        for contender in self.contenders:
+            old = before.get(_identity(contender))
+            if old is None:
+                continue
+            contender.breaker = old.breaker
+            contender.breaker.settings = self.settings.health
+            if contender.pool is not None and old.pool is not None:
+                contender.pool.adopt(old.pool)
+
+    # -- state
+
+    def start(self) -> None:
+        """Begin to probe what is ill, and to fetch what the first calls will need."""
+        if self.settings.health.check_enabled:
+            self._prober.start()
+        for warm in self._warmers:
+            warm()
 
     def close(self) -> None:
         """Let go of idle upstream connections; what is in use ends with its call."""
+        self._prober.stop()
         for close in self._closers:
             close()
 
+    def _entries(self) -> tuple[ProviderEntry, ...]:
+        now = self._reactor.seconds()
+        return tuple(
+            ProviderEntry(
+                c.name,
+                c.provider.type,
+                c.provider.settings.models,
+                self._usable(c),
+                c.breaker.state(now).value,
+            )
+            for c in sorted(self.contenders, key=lambda c: -c.provider.settings.priority)
+        )
 
-def _could_be_asked(provider: ProviderSettings, settings: Settings) -> bool:
-    if any(key.secret is not None for key in key_order(provider)):
+    def _usable(self, contender: Contender) -> bool:
+        """Whether a call might be answered there, now or as soon as a key has cooled."""
+        if contender.name not in self._able or contender.breaker.state(self._reactor.seconds()) is BreakerState.OPEN:
+            return False
+        return contender.pool is None or contender.pool.has_live_key()
+
+
+def contender_of(settings: ProviderSettings, upstream: Upstream, health: HealthSettings, rng: Random) -> Contender:
+    """A provider as routing sees it, nothing known of it yet. upstream: with a credential for each of its keys."""
+    keys = [
+        PoolKey(key.secret.fingerprint, key.priority, key.weight, key.rpm_limit, key.itpm_limit, key.otpm_limit)
+        for key in key_order(settings)
+        if key.secret is not None
+    ]
+    if not keys and "" in upstream.credentials:
+        keys = [PoolKey("", 0, 1.0, 0, 0, 0)]
+    pool = KeyPool(keys, settings.pooling.strategy, rng) if keys else None
+    return Contender(build(settings), Breaker(health), pool)
+
+
+def _identity(contender: Contender) -> tuple[str, str, str]:
+    """What a provider must have kept for its state to mean the same after a reload."""
+    return (contender.name, contender.provider.type, contender.provider.base_url())
+
+
+def _could_be_asked(provider: ProviderSettings, upstream: Upstream, settings: Settings) -> bool:
+    if upstream.credentials:
         return True
-    if provider.type == "anthropic":
-        return settings.server.auth.allow_subscription
-    return not PROVIDERS[provider.type].needs_key
+    return provider.type == "anthropic" and settings.server.auth.allow_subscription
 
 
 def _display_names() -> dict[str, tuple[str, str]]:
@@ -143,5 +265,9 @@ def _display_names() -> dict[str, tuple[str, str]]:
     }
 
 
-def _observe(record: AccessRecord) -> None:
-    _access_log.info("{access}", access=record)
+def _observe(record: Record) -> None:
+    _access_log.info("{record}", record=record)
+
+
+def _observe_attempt(record: Record) -> None:
+    _attempt_log.info("{record}", record=record)

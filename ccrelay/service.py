@@ -80,6 +80,7 @@ class RelayService(Service):
     def startService(self) -> None:
         super().startService()
         self._reactor.callWhenRunning(self._take_signals)
+        self._runtime.start()
         for port in self._ports:
             _log.info("listening on {address}", address=_address(port))
         for entry in self._runtime.surface.providers():

@@ -22,6 +22,8 @@ RINGS: tuple[frozenset[str], ...] = (
     frozenset({"providers"}),
     frozenset({"timers", "lean"}),
     frozenset({"credentials", "upstream", "web"}),
+    frozenset({"fitting"}),
+    frozenset({"asking"}),
     frozenset({"relay"}),
     frozenset({"runtime"}),
     frozenset({"service", "logs"}),

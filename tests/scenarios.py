@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from random import Random
 from typing import Any, Self
 
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IProtocol, IPushProducer
 from twisted.internet.task import Clock
@@ -31,18 +32,24 @@ from zope.interface import implementer
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
+from ccrelay.asking import Tools, Upstream
 from ccrelay.core.access import AccessRecord
-from ccrelay.core.attempts import key_order, priority_order
+from ccrelay.core.attempt_record import AttemptRecord
+from ccrelay.core.attempts import key_order
 from ccrelay.core.headers import first
 from ccrelay.core.model import ApiKey, Call, CallKind, Headers, Usage
 from ccrelay.core.request_body import RequestBody
+from ccrelay.core.router import Router, RoutingMemory
 from ccrelay.core.secret import Secret
-from ccrelay.core.settings import AffinitySettings, AuthSettings, ProviderSettings, RoutingSettings
+from ccrelay.core.settings import AffinitySettings, AuthSettings, HealthSettings, ProviderSettings, RoutingSettings
+from ccrelay.core.strategies import build_strategy
+from ccrelay.core.told import ToldOnce
 from ccrelay.credentials.static import StaticCredentials
 from ccrelay.errors import BodyTooLarge, RelayError
 from ccrelay.interfaces import ICredentials
-from ccrelay.providers import build
-from ccrelay.relay import Lease, Relay, Upstream
+from ccrelay.providers import PROVIDERS
+from ccrelay.relay import Relay
+from ccrelay.runtime import contender_of
 from ccrelay.web.auth import Doorkeeper
 from ccrelay.web.request import ClientGone
 
@@ -52,6 +59,7 @@ from .provider_settings import key_settings, provider_settings
 DOOR_KEY = "the-relays-own-key"
 DOOR = ((b"x-api-key", DOOR_KEY.encode()),)
 EPOCH = 1_800_000_000.0
+HEALTH = HealthSettings(5, 30.0, 3, True, 10.0)
 _CALL_ID = b"x-test-call"  # an unknown header, so it passes: tells whose upstream request one is
 _LONGEST = 4 * 3600.0  # nothing a relay waits for takes longer
 _DONE = ResponseDone()
@@ -500,10 +508,16 @@ class Scene:
         debug: bool = False,
         auth: AuthSettings | None = None,
         body_limit: int = 0,
+        strategy: str = "failover",
+        affinity: bool = True,
+        retry_budget: float = 0.2,
+        health: HealthSettings = HEALTH,
+        **routing: Any,
     ) -> None:
         self.clock = Clock()
         self.requests: list[Exchange] = []
         self.records: list[AccessRecord] = []
+        self.attempts: list[AttemptRecord] = []
         self.clients: dict[str, Client] = {}
         self.violations: list[str] = []
         self.logged: list[str] = []
@@ -512,27 +526,44 @@ class Scene:
         self._scripted = all(s.agent is None and s.credentials is StaticCredentials for s in upstreams)
         self._body_limit = body_limit
         self._door = Doorkeeper(auth or door())
-        by_name = {scripted.settings.name: scripted for scripted in upstreams}
-        order = priority_order([scripted.settings for scripted in upstreams])
-        self._relay = Relay(
-            self.clock,
-            [self._upstream(by_name[settings.name]) for settings in order],
-            RoutingSettings("failover", {}, None, window, max_attempts, 0.2, AffinitySettings(True, 3600.0), debug),
-            timeout,
-            epoch=lambda: EPOCH + self.clock.seconds(),
-            observe=self.records.append,
+        settings = RoutingSettings(
+            strategy,
+            routing.get("model_mapping", {}),
+            routing.get("default_provider"),
+            window,
+            max_attempts,
+            retry_budget,
+            AffinitySettings(affinity, 3600.0),
+            debug,
         )
+        rng = Random(7)
+        reached = {scripted.settings.name: self._upstream(scripted) for scripted in upstreams}
+        contenders = [contender_of(s.settings, reached[s.settings.name], health, rng) for s in upstreams]
+        self.contenders = {contender.name: contender for contender in contenders}
+        self.memory = RoutingMemory.fresh(settings)
+        tools = Tools(
+            self.clock,
+            Router(contenders, build_strategy(settings, rng), settings, self.memory),
+            reached,
+            epoch=lambda: EPOCH + self.clock.seconds(),
+            in_thread=maybeDeferred,
+            observe_attempt=self.attempts.append,
+            told=ToldOnce(),
+        )
+        self._relay = Relay(tools, timeout, observe=self.records.append)
 
     def _upstream(self, scripted: Scripted) -> Upstream:
         settings = scripted.settings
         agent = scripted.agent(self.clock) if scripted.agent is not None else ScriptedAgent(self, scripted)
-        leases = tuple(
-            Lease(key.secret.fingerprint, scripted.credentials(ApiKey(key.secret)))
+        credentials = {
+            key.secret.fingerprint: scripted.credentials(ApiKey(key.secret))
             for key in key_order(settings)
             if key.secret is not None
-        )
+        }
+        if not credentials and not PROVIDERS[settings.type].needs_key:
+            credentials[""] = StaticCredentials(None)
         cookies: Any = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-        return Upstream(build(settings), HTTPClient(agent, cookiejar=cookies), settings.timeouts, leases)
+        return Upstream(HTTPClient(agent, cookiejar=cookies), settings.timeouts, credentials)
 
     def call(
         self,
@@ -545,6 +576,7 @@ class Scene:
         chunked: bool = False,
         arrived: bytes = b"",
         left: bool = False,
+        session: str | None = None,
     ) -> Client:
         """A client calls, and uploads ``body`` if there is one; otherwise ``send`` and ``finish_upload`` do.
 
@@ -563,7 +595,7 @@ class Scene:
             query=query,
             headers=(*headers, (_CALL_ID, client.id.encode())),
             own_credential=admission.own_credential,
-            session=None,
+            session=session,
             peer="192.0.2.7",
             body=client.upload,
         )
@@ -576,10 +608,18 @@ class Scene:
 
     def sending(self, exchange: Exchange) -> None:
         """An upstream request begins."""
-        client = self.clients[(first(exchange.headers, _CALL_ID) or b"").decode()]
+        client = self._caller(exchange)
         self.check(not client.committed, "an attempt after the commit")
         self.check(not client.gone, "an attempt for a client that has left")
         self.requests.append(exchange)
+
+    def _caller(self, exchange: Exchange) -> Client:
+        """Whose call it is made for; a cloud gets no header of the client's, so there only one may call."""
+        call_id = first(exchange.headers, _CALL_ID)
+        if call_id is not None:
+            return self.clients[call_id.decode()]
+        (client,) = self.clients.values()
+        return client
 
     def check(self, condition: object, complaint: str) -> None:
         """Note a violation: raising would only reach the code under test."""
@@ -638,7 +678,7 @@ class Scene:
         assert record.bytes_out == len(client.body), record
         assert record.attempts <= self._max_attempts, record
         if self._scripted:
-            sent = [e for e in self.requests if first(e.headers, _CALL_ID) == client.id.encode()]
+            sent = [exchange for exchange in self.requests if self._caller(exchange) is client]
             assert record.attempts == len(sent), record
 
     def __enter__(self) -> Self:

@@ -37,6 +37,7 @@ class Bounded(RuleBasedStateMachine):
     @rule(key=KEYS, touch=st.booleans())
     def look(self, key: int, touch: bool) -> None:
         expected = next((entry for entry in self.alive() if entry[0] == key), None)
+        assert self.real.peek(key, self.now) == (expected[1] if expected else None)
         assert self.real.get(key, self.now, touch=touch) == (expected[1] if expected else None)
         if expected and touch:
             self.model.remove(expected)

@@ -220,7 +220,7 @@ def test_an_ill_provider_is_left_with_all_its_keys_and_the_next_one_answers(illn
     assert scene.requests[1].body == BODY
     assert client.view == (200, whole(stream("south")), "finished")
     assert told(client) == (ANSWERED, 200, 2, "south", fingerprint_of("s1"))
-    assert any(line.endswith(f"failed: north claude-opus-5-5: {ILL.value}: {reason}") for line in scene.logged)
+    assert [(attempt.outcome, attempt.reason) for attempt in scene.attempts] == [(ILL, reason), (None, None)]
 
 
 @pytest.mark.parametrize(("illness", "reason"), ILLNESS.values(), ids=ILLNESS)
@@ -861,11 +861,15 @@ class NoCredentials:
         return self.current()
 
 
-def test_a_key_whose_secret_cannot_be_had_is_followed_by_the_next() -> None:
-    with Scene(upstream("north", stream(), keys=["bad", "good"], credentials=NoCredentials)) as scene:
+def test_a_provider_whose_secret_cannot_be_had_is_followed_by_the_next_and_its_key_is_not_to_blame() -> None:
+    north = upstream("north", stream(), keys=["bad"], credentials=NoCredentials, priority=1)
+    with Scene(north, upstream("south", stream(), stream(), keys=["s1"])) as scene:
         client = scene.call(BODY)
-    assert scene.asked == ["north good"]
-    assert told(client) == (ANSWERED, 200, 2, "north", fingerprint_of("good"))
+        assert scene.contenders["north"].pool is not None
+        assert scene.contenders["north"].pool.available(scene.clock.seconds()) == 1
+    assert scene.asked == ["south s1"]
+    assert scene.attempts[0].reason == "the token endpoint refused the key; set a new one"
+    assert told(client) == (ANSWERED, 200, 2, "south", fingerprint_of("s1"))
 
 
 # -- count_tokens
@@ -943,7 +947,8 @@ def test_a_429_of_zai_means_what_its_code_says(code: str, asked: list[str], outc
         assert complaint(client)[1] == f"[{code}] Said so"
         assert told(client)[0] is outcome
     else:
-        assert any(f"zai claude-opus-5-5: {outcome.value}: " in line and code in line for line in scene.logged)
+        assert scene.attempts[0].outcome is outcome
+        assert code in str(scene.attempts[0].reason)
 
 
 def test_an_unpaid_zai_account_is_no_429_that_a_client_waits_for() -> None:

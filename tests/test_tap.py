@@ -159,13 +159,13 @@ def test_a_relative_path_is_shown_whole(nowhere: Path, end: Callable[..., Ended]
 
 
 def test_warnings_go_to_stderr_each_on_its_line(nowhere: Path, end: Callable[..., Ended]) -> None:
-    path = written(nowhere / "relay.yaml", GOOD + "grpc: {}\nrouting: {strategy: shuffle}\nserver:\n  listen: ':1'\n"
+    path = written(nowhere / "relay.yaml", GOOD + "grpc: {}\nserver:\n  listen: ':1'\n"
                    "  workers: 2\n  auth: {api_key: k}\n")  # fmt: skip
     code, out, err = end("--config", path, "--check")
     assert (code, out) == (0, f"{path}: the configuration can be used\n")
     lines = err.splitlines()
     assert all(line.startswith(f"cc-relay: {path}: warning: ") for line in lines)
-    assert [word for word in ("grpc", "workers", "strategy") if sum(word in line for line in lines) != 1] == []
+    assert [word for word in ("grpc", "workers") if sum(word in line for line in lines) != 1] == []
 
 
 # -- a configuration that cannot be used

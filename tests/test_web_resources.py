@@ -201,13 +201,19 @@ def test_an_unknown_model_is_404() -> None:
 def test_providers_are_listed_with_whether_they_could_be_asked() -> None:
     web = Web()
     web.providers = (
-        ProviderEntry("north", "anthropic", ("claude-x", "claude-y"), usable=True),
-        ProviderEntry("south", "zai", (), usable=False),
+        ProviderEntry("north", "anthropic", ("claude-x", "claude-y"), usable=True, circuit="closed"),
+        ProviderEntry("south", "zai", (), usable=False, circuit="half_open"),
     )
     assert web.ask(get(b"/v1/providers")).json == {
         "data": [
-            {"name": "north", "type": "anthropic", "models": ["claude-x", "claude-y"], "usable": True},
-            {"name": "south", "type": "zai", "models": [], "usable": False},
+            {
+                "name": "north",
+                "type": "anthropic",
+                "models": ["claude-x", "claude-y"],
+                "health": "usable",
+                "circuit_breaker": "closed",
+            },
+            {"name": "south", "type": "zai", "models": [], "health": "unusable", "circuit_breaker": "half_open"},
         ]
     }
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from ccrelay.core.model import CallKind, Principal, Usage
 from ccrelay.core.outcomes import Outcome
@@ -35,6 +36,13 @@ _BARE = re.compile(r"[A-Za-z0-9_.:/@+-]+", re.ASCII)
 
 # Escapes all that is not printable ASCII, DEL among it.
 _ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+class Record(Protocol):
+    """What becomes one line."""
+
+    def fields(self) -> Mapping[str, str | float]:
+        """Its fields in the order of the line, texts cut to bounds that keep the line below MAX_LINE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,51 +80,51 @@ class AccessRecord:
     client: str | None = None
     user_agent: str | None = None
 
+    def fields(self) -> dict[str, str | float]:
+        """The line's fields in order; what is not known is left out."""
+        usage = self.usage
+        found: dict[str, str | float | None] = {
+            "time": utc(self.time),
+            "request_id": cut(self.request_id, MAX_ID),
+            "outcome": self.outcome.value if isinstance(self.outcome, Outcome) else self.outcome,
+            "status": self.status,
+            "reason": cut(self.reason, MAX_TEXT),
+            "kind": self.kind.name.lower() if self.kind is not None else None,
+            "stream": self.stream,
+            "provider": cut(self.provider, MAX_ID),
+            "key": cut(self.key, MAX_ID),
+            "model_asked": cut(self.model_asked, MAX_TEXT),
+            "model_sent": cut(self.model_sent, MAX_TEXT),
+            "attempts": self.attempts,
+            "ttfb": seconds(self.ttfb),
+            "duration": seconds(self.duration),
+            "input_tokens": usage.input,
+            "output_tokens": usage.output,
+            "cache_write_tokens": usage.cache_write,
+            "cache_read_tokens": usage.cache_read,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "upstream_request_id": cut(self.upstream_request_id, MAX_ID),
+            "session": cut(self.session, MAX_ID),
+            "principal": cut(_who(self.principal), MAX_ID),
+            "client": cut(self.client, MAX_ID),
+            "user_agent": cut(self.user_agent, MAX_TEXT),
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
-def as_json(record: AccessRecord) -> str:
+
+def as_json(record: Record) -> str:
     """The record as one JSON object on one line, without a line end; printable ASCII, shorter than MAX_LINE."""
-    return _ENCODE(_fields(record))
+    return _ENCODE(record.fields())
 
 
-def as_text(record: AccessRecord) -> str:
+def as_text(record: Record) -> str:
     """The record as ``name=value`` pairs with a space between, without a line end; printable ASCII, below MAX_LINE.
 
     A text that is not plain is a JSON string, in which ``=`` is escaped too: searching a log for ``status=500`` finds
     what the relay wrote and never what a client chose.
     """
-    return " ".join(f"{name}={_as_word(value)}" for name, value in _fields(record).items())
-
-
-def _fields(record: AccessRecord) -> dict[str, str | float]:
-    usage = record.usage
-    fields: dict[str, str | float | None] = {
-        "time": _utc(record.time),
-        "request_id": _cut(record.request_id, MAX_ID),
-        "outcome": record.outcome.value if isinstance(record.outcome, Outcome) else record.outcome,
-        "status": record.status,
-        "reason": _cut(record.reason, MAX_TEXT),
-        "kind": record.kind.name.lower() if record.kind is not None else None,
-        "stream": record.stream,
-        "provider": _cut(record.provider, MAX_ID),
-        "key": _cut(record.key, MAX_ID),
-        "model_asked": _cut(record.model_asked, MAX_TEXT),
-        "model_sent": _cut(record.model_sent, MAX_TEXT),
-        "attempts": record.attempts,
-        "ttfb": _seconds(record.ttfb),
-        "duration": _seconds(record.duration),
-        "input_tokens": usage.input,
-        "output_tokens": usage.output,
-        "cache_write_tokens": usage.cache_write,
-        "cache_read_tokens": usage.cache_read,
-        "bytes_in": record.bytes_in,
-        "bytes_out": record.bytes_out,
-        "upstream_request_id": _cut(record.upstream_request_id, MAX_ID),
-        "session": _cut(record.session, MAX_ID),
-        "principal": _cut(_who(record.principal), MAX_ID),
-        "client": _cut(record.client, MAX_ID),
-        "user_agent": _cut(record.user_agent, MAX_TEXT),
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+    return " ".join(f"{name}={_as_word(value)}" for name, value in record.fields().items())
 
 
 def _as_word(value: str | float) -> str:
@@ -127,7 +135,8 @@ def _as_word(value: str | float) -> str:
     return _ENCODE(value).replace("=", "\\u003d")
 
 
-def _cut(text: str | None, limit: int) -> str | None:
+def cut(text: str | None, limit: int) -> str | None:
+    """``text`` with at most ``limit`` characters."""
     return text if text is None or len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -137,12 +146,12 @@ def _who(principal: Principal | None) -> str | None:
     return f"{principal.method}:{principal.fingerprint}" if principal.fingerprint else principal.method
 
 
-def _seconds(value: float | None) -> float | None:
+def seconds(value: float | None) -> float | None:
     """Milliseconds are what a reader can use; NaN and infinity are not JSON and are left out."""
     return round(value, 3) if value is not None and 0 <= value <= _LAST_SECOND else None
 
 
-def _utc(time: float) -> str | None:
+def utc(time: float) -> str | None:
     """``2026-11-22T09:30:00.125Z``; None for a time no calendar has."""
     if not 0 <= time <= _LAST_SECOND:
         return None

@@ -37,6 +37,11 @@ class BoundedMap(Generic[K, V]):
             self.set(key, value, now)
         return value
 
+    def peek(self, key: K, now: float) -> V | None:
+        """As ``get``, but changes nothing: another thread may ask too."""
+        found = self._entries.get(key)
+        return found[1] if found is not None and now < found[0] else None
+
     def set(self, key: K, value: V, now: float) -> None:
         """Keep ``value``, from ``now`` on; the entries that were touched longest ago make room."""
         self._entries[key] = (now + self._ttl, value)

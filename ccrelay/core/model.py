@@ -123,12 +123,16 @@ class AttemptPlan:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """What a provider wants sent: absolute URL, all end-to-end headers (Content-Length excepted), body edits."""
+    """What a provider wants sent: absolute URL, all end-to-end headers (Content-Length excepted), body edits.
+
+    left_out: betas and fields of the client's that this upstream does not take, for the log.
+    """
 
     method: bytes
     url: bytes
     headers: Headers
     edits: tuple[Edit, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

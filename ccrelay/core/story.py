@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ccrelay.core.access import REFUSED, AccessRecord
+from ccrelay.core.contenders import Pick
 from ccrelay.core.failures import Failure
 from ccrelay.core.headers import first
 from ccrelay.core.model import Answer, Call, Headers, Usage
 from ccrelay.core.outcomes import Outcome
+from ccrelay.core.rate_headers import LearnedLimits
+from ccrelay.core.router import Route
+from ccrelay.core.thinking import SignatureCollector
 
 _REQUEST_IDS = (b"request-id", b"x-request-id", b"apim-request-id")
 """Where upstreams put their request id: Anthropic; Z.AI and others; Azure's gateway."""
@@ -19,7 +23,7 @@ class Story:
     """Filled in as the call goes on. Times are seconds of one monotonic clock.
 
     outcome stays None while no attempt has ended: a call that ends so was refused by ourselves. upstream_request_id:
-    of the answer that the client got, whichever attempt it came from.
+    of the answer that the client got, whichever attempt it came from. pick, limits, signatures: of the last attempt.
     """
 
     began: float
@@ -35,6 +39,10 @@ class Story:
     stream: bool = False
     usage: Usage = field(default_factory=Usage)
     upstream_request_id: str | None = None
+    route: Route | None = None
+    pick: Pick | None = None
+    limits: LearnedLimits | None = None
+    signatures: SignatureCollector | None = None
 
     def attempting(self, provider: str, model: str, key: str | None) -> None:
         """An attempt begins."""

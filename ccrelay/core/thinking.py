@@ -28,7 +28,7 @@ CLAUDE: Final = "claude"
 where its thinking blocks stand."""
 
 SIGNATURE_TTL: Final = 3 * 3600.0
-"""Seconds a signature is remembered after it was issued or asked for: longer than a session keeps its provider. What
+"""Seconds a signature is remembered after it was issued: longer than a session keeps its provider. What
 is forgotten costs one 400, which is then repeated without the blocks."""
 
 SIGNATURES_REMEMBERED: Final = 50_000
@@ -80,8 +80,8 @@ class SignatureMemory:
         self._issuers.set(signature, issuer, now)
 
     def issuer(self, signature: bytes, now: float) -> Issuer | None:
-        """Who issued it, or None if that is not known. Asking keeps it: the session is alive."""
-        return self._issuers.get(signature, now, touch=True)
+        """Who issued it, or None if that is not known. May be called in a thread, so it changes nothing."""
+        return self._issuers.peek(signature, now)
 
     def __len__(self) -> int:
         return len(self._issuers)

@@ -23,6 +23,7 @@ from ccrelay.core.model import AttemptPlan, Call, Head, OwnCredential, UpstreamR
 from ccrelay.core.model import Headers as WireHeaders
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.settings import TimeoutSettings
+from ccrelay.core.thinking import SignatureCollector
 from ccrelay.interfaces import IProvider, IResponseSink
 from ccrelay.timers import SilenceTimer
 from ccrelay.upstream.body import EditedBody
@@ -67,7 +68,8 @@ class Attempt:
 
     client: a treq client over this provider's agent. on_commit(): just before the first byte goes to the client.
     in_thread(function, *arguments): a Deferred of its result; where the hash of a large body does not stop the reactor.
-    ``head``: of the last answer, as it came; None until one has begun.
+    collector: sees the answer as the client is sent it.
+    ``head``: of the last answer, as it came; None until one has begun. ``left_out``: see UpstreamRequest.
     """
 
     def __init__(
@@ -79,9 +81,11 @@ class Attempt:
         *,
         on_commit: Callable[[], None],
         in_thread: Callable[..., Deferred[Any]] = deferToThread,
+        collector: SignatureCollector | None = None,
     ) -> None:
         self._clock = clock
         self._in_thread = in_thread
+        self._collector = collector
         self._client = client
         self._provider: Any = provider
         self._timeouts = timeouts
@@ -89,6 +93,7 @@ class Attempt:
         self._body: EditedBody | None = None
         self._pump: Pump | None = None
         self.head: Head | None = None
+        self.left_out: tuple[str, ...] = ()
 
     @property
     def usage(self) -> Usage:
@@ -130,6 +135,7 @@ class Attempt:
 
     async def _send(self, call: Call, plan: AttemptPlan) -> tuple[IResponse, Head]:
         request = await self._prepare(call, plan)
+        self.left_out = request.left_out
         timed_out = cancelled = False
 
         def give_up() -> None:
@@ -199,6 +205,7 @@ class Attempt:
             idle_timeout=self._timeouts.idle,
             on_commit=lambda: self._committing(call),
             rewrite=self._provider.rewrite(call) if decoder is None else None,
+            collector=self._collector,
         )
         response.deliverBody(pump)
         await pump.opened

@@ -27,6 +27,7 @@ from ccrelay.core.model import Answer, Head, Usage
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.sse import PING
 from ccrelay.core.stream_watch import MessageFacts, StreamError, StreamWatch, usage_of_message
+from ccrelay.core.thinking import SignatureCollector
 from ccrelay.errors import StreamViolation
 from ccrelay.interfaces import IResponseSink, IStreamDecoder
 from ccrelay.timers import SilenceTimer
@@ -67,6 +68,7 @@ class Pump(Protocol):
 
     head: its status and headers, as the client gets them. decoder: None for a body that passes as it is.
     rewrite: what a whole JSON answer is made into, see IProvider; such an answer is held until its end, however long.
+    collector: sees what the client is sent.
     idle_timeout: seconds without a byte from the upstream after which the answer counts as dead.
     on_commit(): called just before the first byte goes to the client.
 
@@ -84,6 +86,7 @@ class Pump(Protocol):
         idle_timeout: float,
         on_commit: Callable[[], None],
         rewrite: Callable[[bytes], bytes] | None = None,
+        collector: SignatureCollector | None = None,
     ) -> None:
         self._clock = clock
         self._sink: Any = sink
@@ -91,6 +94,7 @@ class Pump(Protocol):
         self._decoder: Any = decoder
         self._on_commit = on_commit
         self._rewrite = rewrite
+        self._collector = collector
         self.watch = StreamWatch()
         self.facts: MessageFacts | None = None
         self._message: bytearray | None = bytearray()
@@ -134,7 +138,7 @@ class Pump(Protocol):
                 return
             if not data:
                 return
-            self.watch.see(data)
+            self._see(data)
         if self._holding:
             self._hold(data)
         else:
@@ -181,11 +185,16 @@ class Pump(Protocol):
 
     def _pass_on(self, data: bytes) -> None:
         if data:
-            self.watch.see(data)
+            self._see(data)
             if self._holding:
                 self._hold(data)
             else:
                 self._sink.write(data)
+
+    def _see(self, data: bytes) -> None:
+        self.watch.see(data)
+        if self._collector is not None:
+            self._collector.see(data)
 
     # -- holding
 
@@ -277,6 +286,8 @@ class Pump(Protocol):
             return
         if self._decoder is None and self._message is not None:
             self.facts = usage_of_message(bytes(self._message))
+            if self._collector is not None:
+                self._collector.see_message(bytes(self._message))
         if self._holding and self._decoder is None:
             self._answer_whole()
             return

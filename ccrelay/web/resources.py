@@ -110,7 +110,13 @@ class Providers(ApiResource):
     def serve(self, request: RelayRequest) -> None:
         self.admit(request)
         data = [
-            {"name": entry.name, "type": entry.type, "models": entry.models, "usable": entry.usable}
+            {
+                "name": entry.name,
+                "type": entry.type,
+                "models": entry.models,
+                "health": "usable" if entry.usable else "unusable",
+                "circuit_breaker": entry.circuit,
+            }
             for entry in self._current().providers()
         ]
         request.answer(Answer(200, _JSON, json.dumps({"data": data}).encode()))

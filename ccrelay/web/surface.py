@@ -15,12 +15,13 @@ from ccrelay.web.sink import ClientSink
 
 @dataclass(frozen=True, slots=True)
 class ProviderEntry:
-    """One line of ``GET /v1/providers``."""
+    """One line of ``GET /v1/providers``. usable: a call might be answered there. circuit: its breaker's state."""
 
     name: str
     type: str
     models: tuple[str, ...]
     usable: bool
+    circuit: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,81 @@
+"""What routing keeps of each provider, and the right to make one attempt with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ccrelay.core.breaker import Breaker, Permit, breaker_verdict
+from ccrelay.core.key_pool import KeyLease, KeyPool
+from ccrelay.core.model import Call, Usage
+from ccrelay.core.outcomes import Outcome
+from ccrelay.core.rate_headers import LearnedLimits
+
+
+@dataclass(slots=True)
+class Contender:
+    """A configured provider and its living state.
+
+    provider: the IProvider. pool: its keys, or the one nameless key of a provider that needs none; None where only a
+    client's own credential can open it. in_flight: attempts under way.
+    """
+
+    provider: Any
+    breaker: Breaker
+    pool: KeyPool | None
+    in_flight: int = 0
+
+    @property
+    def name(self) -> str:
+        name: str = self.provider.name
+        return name
+
+    @property
+    def keys(self) -> int:
+        """How many pooled keys it has."""
+        return self.pool.size if self.pool is not None else 0
+
+    def takes_own(self, call: Call) -> bool:
+        """Whether ``call`` goes there with its client's own credential, and with no other."""
+        return call.own_credential is not None and bool(self.provider.accepts_own_credential)
+
+    def has_key_for(self, call: Call) -> bool:
+        """Whether there is anything at all that ``call`` could be sent with."""
+        return self.takes_own(call) or (self.pool is not None and not call.principal.own_credential_only)
+
+
+@dataclass(slots=True)
+class Pick:
+    """The right to make one attempt, to be settled once with how it ended; later settlements are ignored.
+
+    key: the id of the pooled key; None for the client's own credential.
+    """
+
+    contender: Contender
+    key: str | None
+    _permit: Permit
+    _lease: KeyLease | None
+    _settled: bool = field(default=False, init=False)
+
+    def learn(self, now: float, learned: LearnedLimits) -> None:
+        """What the head of a successful answer told of limits, when it came."""
+        if self._lease is not None:
+            self._lease.learn(now, learned)
+
+    def settle(
+        self,
+        now: float,
+        outcome: Outcome,
+        usage: Usage | None = None,
+        retry_after: float | None = None,
+        learned: LearnedLimits | None = None,
+        reason: str = "",
+    ) -> None:
+        """The attempt has ended; see ``KeyLease.settle``."""
+        if self._settled:
+            return
+        self._settled = True
+        self.contender.in_flight -= 1
+        self._permit.settle(breaker_verdict(outcome), now)
+        if self._lease is not None:
+            self._lease.settle(now, outcome, usage, retry_after, learned, reason)
