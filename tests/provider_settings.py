@@ -9,6 +9,7 @@ from ccrelay.core.secret import Secret
 from ccrelay.core.settings import (
     AwsSettings,
     AzureSettings,
+    GcpSettings,
     KeySettings,
     PoolingSettings,
     ProviderSettings,
@@ -23,6 +24,7 @@ ADDRESSES = {
     "zai": "https://api.z.ai/api/anthropic",
 }
 AWS = AwsSettings("us-east-1", None, None, None, None, None, "invoke")
+GCP = GcpSettings("my-project", "us-east5", None, None)
 AZURE = AzureSettings("res", None, None, None, None, None, managed_identity=False)
 
 
@@ -51,7 +53,7 @@ def provider_settings(
         ca_file=None,
         proxy=None,
         aws=AWS if type_ == "bedrock" else None,
-        gcp=None,
+        gcp=GCP if type_ == "vertex" else None,
         azure=AZURE if type_ == "azure" else None,
         simulator=None,
     )

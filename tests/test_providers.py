@@ -32,7 +32,7 @@ from ccrelay.core.secret import Secret
 from ccrelay.errors import ConfigError
 from ccrelay.interfaces import IProvider, IStreamDecoder
 from ccrelay.providers import PROVIDERS, AnthropicFormat, build
-from tests.provider_settings import AWS, AZURE, provider_settings
+from tests.provider_settings import AWS, AZURE, GCP, provider_settings
 
 GOLDEN = Path(__file__).parent / "golden" / "providers"
 POOLED = "sk-pooled-4b1d"
@@ -40,7 +40,7 @@ CLIENTS = b"sk-clients-77aa"
 CREDENTIAL_NAMES = ("x-api-key", "authorization", "api-key", "proxy-authorization", "cookie")
 QUERIES = st.from_regex(rb"[a-z0-9=&%+-]{0,30}", fullmatch=True)
 REGISTERED = st.sampled_from(sorted(PROVIDERS))
-CLOUDS = frozenset({"bedrock"})  # their URLs, bodies and headers are of their own making
+CLOUDS = frozenset({"bedrock", "vertex"})  # their URLs, bodies and headers are of their own making
 MESSAGES_FORMAT = sorted(PROVIDERS.keys() - CLOUDS)
 PASSING_ON = st.sampled_from(MESSAGES_FORMAT)
 
@@ -209,7 +209,7 @@ class PrepareContract(unittest.TestCase):
     def test_tokens_are_counted_only_where_a_true_count_is_known_to_be_had(self) -> None:
         counting = call_with(kind=CallKind.COUNT_TOKENS)
         able = {type_ for type_ in PROVIDERS if pooled(type_).refusal(counting) is None}
-        self.assertEqual(able, {"anthropic", "azure", "bedrock", "simulator"})
+        self.assertEqual(able, {"anthropic", "azure", "bedrock", "simulator", "vertex"})
         self.assertTrue(all(pooled(type_).refusal(call_with()) is None for type_ in PROVIDERS))
 
 
@@ -307,6 +307,8 @@ def built(type_: str, settings: dict[str, Any]) -> AnthropicFormat:
         changes["azure"] = replace(AZURE, **settings["azure"])
     if "aws" in settings:
         changes["aws"] = replace(AWS, **settings["aws"])
+    if "gcp" in settings:
+        changes["gcp"] = replace(GCP, **settings["gcp"])
     return build(provider_settings(type_, **changes))
 
 

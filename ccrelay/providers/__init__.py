@@ -11,6 +11,7 @@ from ccrelay.providers.bedrock import BedrockProvider, MantleProvider
 from ccrelay.providers.minimax import MiniMaxProvider
 from ccrelay.providers.ollama import OllamaProvider
 from ccrelay.providers.simulator import SimulatorProvider
+from ccrelay.providers.vertex import VertexProvider
 from ccrelay.providers.zai import ZaiProvider
 
 PROVIDERS: dict[str, type[AnthropicFormat]] = {
@@ -20,6 +21,7 @@ PROVIDERS: dict[str, type[AnthropicFormat]] = {
     "minimax": MiniMaxProvider,
     "ollama": OllamaProvider,
     "simulator": SimulatorProvider,
+    "vertex": VertexProvider,
     "zai": ZaiProvider,
 }
 

@@ -13,8 +13,10 @@ from typing import Final
 from urllib.parse import quote
 
 from ccrelay.core.complaints import Complaint
-from ccrelay.core.mapping import mapped_model
+from ccrelay.core.failures import Remedy
+from ccrelay.core.mapping import MappedModel
 from ccrelay.core.model import Call, Head
+from ccrelay.core.settings import ProviderSettings
 from ccrelay.providers.base import AnthropicFormat
 
 _ACCOUNT: Final = re.compile(
@@ -26,14 +28,19 @@ _ACCOUNT: Final = re.compile(
 
 
 class AzureProvider(AnthropicFormat):
-    """``type: azure``."""
+    """``type: azure``. It takes Anthropic's format, and all of its betas until it has refused one."""
 
-    def model_for(self, asked: str) -> str:
+    table = "azure"
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        super().__init__(settings)
+        self.inspects_body = not all(settings.beta_overrides.values())  # else there is nothing to look for
+
+    def mapping_of(self, asked: str) -> MappedModel:
         """The deployment that is mapped to, else the configured one, else the one named like the model."""
-        found = mapped_model(asked, self.settings.model_mapping)
-        if found is not None:
-            return found
-        return (self.settings.azure and self.settings.azure.deployment_id) or asked
+        found = super().mapping_of(asked)
+        deployment = self.settings.azure and self.settings.azure.deployment_id
+        return MappedModel(deployment, "azure_deployment_id") if deployment and found.by != "model_mapping" else found
 
     def query(self, call: Call) -> bytes:
         """The client's query; the operator's ``api-version``, where one is set, replaces the client's."""
@@ -47,3 +54,9 @@ class AzureProvider(AnthropicFormat):
         """Azure's own sentences lose what identifies the operator's account; Anthropic's envelope passes as it is."""
         found = super().complaint(head, body)
         return found if found.envelope else replace(found, message=_ACCOUNT.sub("[id]", found.message))
+
+    def remedy(self, complaint: Complaint) -> Remedy | None:
+        """A token of Entra ID may have expired early; a key is no better the second time."""
+        if complaint.status == 401 and not self.settings.keys:
+            return Remedy(renew=True)
+        return super().remedy(complaint)

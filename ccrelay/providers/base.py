@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import ClassVar, Final
 
@@ -11,8 +12,8 @@ from zope.interface import implementer
 
 from ccrelay.core.catalogue import cloud_model
 from ccrelay.core.complaints import Complaint, read_complaint
-from ccrelay.core.edits import merge_edits, remove_members, replace_value
-from ccrelay.core.failures import Failure, Verdict, failure_of
+from ccrelay.core.edits import add_members, merge_edits, remove_members, replace_value
+from ccrelay.core.failures import Failure, Remedy, Verdict, failure_of
 from ccrelay.core.headers import first, request_headers
 from ccrelay.core.json_spans import whole
 from ccrelay.core.mapping import MappedModel, map_model
@@ -31,7 +32,7 @@ from ccrelay.core.model import (
 )
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.pair_edits import nested_edits
-from ccrelay.core.pairs import UNFILTERED, decide, header_betas, pairs_for, with_betas
+from ccrelay.core.pairs import UNFILTERED, PairTable, complaint_pairs, decide, header_betas, pairs_for, with_betas
 from ccrelay.core.settings import ProviderSettings
 from ccrelay.core.sse import EventAligner
 from ccrelay.interfaces import IProvider, IStreamDecoder
@@ -94,11 +95,7 @@ class AnthropicFormat:
 
         Where the plan leaves pairs or members out, the body must be complete, whatever ``inspects_body`` says.
         """
-        edits: tuple[Edit, ...] = plan.edits
-        lines = self.headers(call, plan.credential)
-        if json.loads(plan.model_value.raw or b"null") != plan.model:
-            renamed = replace_value(plan.model_value, json.dumps(plan.model).encode("ascii"))
-            edits = tuple(sorted((*edits, renamed), key=lambda edit: edit.start))
+        lines, edits = self.headers(call, plan.credential), merge_edits(plan.edits, self.renamed(plan))
         if plan.drop or plan.remove or self.inspects_body:
             lines, less = self.without(call, plan, lines)
             edits = merge_edits(edits, less)
@@ -106,17 +103,31 @@ class AnthropicFormat:
         url = self._base + call.kind.value.encode("ascii") + (b"?" + query if query else b"")
         return UpstreamRequest(b"POST", url, lines, edits)
 
-    def without(self, call: Call, plan: AttemptPlan, lines: Headers) -> tuple[Headers, tuple[Edit, ...]]:
+    def renamed(self, plan: AttemptPlan) -> tuple[Edit, ...]:
+        """The edit that gives the body's ``model`` the upstream's name; none where it has it."""
+        if json.loads(plan.model_value.raw or b"null") == plan.model:
+            return ()
+        return (replace_value(plan.model_value, json.dumps(plan.model).encode("ascii")),)
+
+    def without(
+        self, call: Call, plan: AttemptPlan, lines: Headers, added: Mapping[str, bytes] = MappingProxyType({})
+    ) -> tuple[Headers, tuple[Edit, ...]]:
         """``lines`` and the body's edits without the betas, fields and members that are not to be sent.
 
-        Only betas that are left out disappear from ``lines``; whoever has no table of pairs is sent all others.
+        added: members to put in, none of which stays in the body. Only betas that are left out disappear from
+        ``lines``; whoever has no table of pairs is sent all others.
         """
         members = call.body.members.in_order
-        table = pairs_for(self.table or UNFILTERED, plan.model, self.settings.beta_overrides)
+        table = self.pairs(plan.model)
         decision = decide(table, header_betas(lines), {member.name for member in members}, plan.drop)
         inner = nested_edits(whole(call.body), decision.nested) if decision.nested else ()
         removed = decision.remove | plan.remove | self.refuses
-        return with_betas(lines, decision.betas), (*inner, *remove_members(members, removed))
+        edits = (*inner, *remove_members(members, removed), *add_members(members, added, removed))
+        return with_betas(lines, decision.betas), edits
+
+    def pairs(self, model: str) -> PairTable:
+        """Which betas and fields go there for ``model``, the upstream's name."""
+        return pairs_for(self.table or UNFILTERED, model, self.settings.beta_overrides)
 
     def query(self, call: Call) -> bytes:
         """The query string to send; the client's own."""
@@ -169,7 +180,8 @@ class AnthropicFormat:
         if not own_credential:
             head, body = self._without_secrets(head, body)
         complaint = self.complaint(head, body)
-        return failure_of(head, body, complaint, self.verdict(head, complaint), own_credential=own_credential)
+        failure = failure_of(head, body, complaint, self.verdict(head, complaint), own_credential=own_credential)
+        return replace(failure, remedy=self.remedy(complaint))
 
     def complaint(self, head: Head, body: bytes) -> Complaint:
         """What the answer says is wrong."""
@@ -178,6 +190,16 @@ class AnthropicFormat:
     def verdict(self, head: Head, complaint: Complaint) -> Verdict | None:
         """What the provider's own error code says, or None where there is none or it adds nothing to the status."""
         return self.verdicts.get(complaint.code) if complaint.code else None
+
+    def remedy(self, complaint: Complaint) -> Remedy | None:
+        """What may make the same attempt succeed: where there is a table, to leave out what a 400 names.
+
+        At Anthropic's own format clients do that themselves, and know better what they lose by it.
+        """
+        if self.table is None or complaint.status != 400:
+            return None
+        refused = complaint_pairs(self.pairs(""), complaint.message)  # of the pairs that any model takes
+        return Remedy(drop=refused) if refused else None
 
     def _without_secrets(self, head: Head, body: bytes) -> tuple[Head, bytes]:
         """The answer without the keys it was sent: some servers repeat a key that they refuse."""
