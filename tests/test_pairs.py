@@ -21,6 +21,7 @@ from ccrelay.core.pairs import (
     pair_data,
     pairs_for,
 )
+from tests.config_loading import provider_of, warnings_of
 
 CLOUDS = ("bedrock", "mantle", "vertex")
 TABLES = (*CLOUDS, "azure")
@@ -171,6 +172,20 @@ class OverrideTests(unittest.TestCase):
         self.assertEqual((decision.betas, decision.remove), ((new,), NONE))
         decision = decide(pairs_for("mantle", "m", {}), [new], ["context_management"], NONE)
         self.assertEqual((decision.betas, decision.remove), ((), {"context_management"}))
+
+    def test_the_configuration_says_so_for_clouds_and_is_warned_elsewhere(self) -> None:
+        entry = (
+            "{{name: a, type: {}, keys: [{{key: k}}], beta_overrides: {{effort: false, context-management: true}}{}}}"
+        )
+        for type_, more in (
+            ("bedrock", ", aws_region: us-east-1"),
+            ("vertex", ", gcp_project_id: p, gcp_region: us"),
+            ("azure", ", azure_resource_name: r"),
+        ):
+            overrides = provider_of(entry.format(type_, more)).beta_overrides
+            self.assertEqual(dict(overrides), {"effort": False, "context-management": True})
+        [warning] = warnings_of("providers:\n  - " + entry.format("anthropic", ""))
+        self.assertIn("beta_overrides: has no effect", warning)
 
     def test_a_provider_that_is_no_cloud_has_no_table(self) -> None:
         with self.assertRaises(KeyError):
