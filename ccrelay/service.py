@@ -1,20 +1,26 @@
-"""The daemon's life: listen, serve, drain, stop."""
+"""The daemon's life: listen, serve, reload, hand over, drain, stop."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
+from ccrelay.errors import ConfigError
+from ccrelay.handover import Successor, succeed, tell_predecessor
+from ccrelay.listeners import CannotListen, Listeners
+from ccrelay.logs import LineObserver
+from ccrelay.reloading import Changed, Reloads, Source, Watch
 from ccrelay.runtime import Runtime
 from ccrelay.web.resources import Root
 from ccrelay.web.site import RelaySite
@@ -23,22 +29,36 @@ from ccrelay.web.tls import UnusableTlsFile, tls_factory
 _log = Logger(namespace="ccrelay.service")
 
 
-class CannotListen(Exception):
-    """A listener could not be opened; the text says which and why."""
-
-
 class RelayService(Service):
-    """Listens with one runtime. ``observer``: where the process's log goes."""
+    """Listens with one runtime at a time.
+
+    observer: where the process's log goes. source: where a new configuration comes from; None: there is none.
+    listeners: with what a process before has handed over. in_thread: as ``deferToThread``.
+    """
 
     name = "ccrelay"
 
-    def __init__(self, reactor: Any, runtime: Runtime, observer: ILogObserver) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        runtime: Runtime,
+        observer: LineObserver,
+        source: Source | None = None,
+        *,
+        listeners: Listeners | None = None,
+        in_thread: Callable[..., Deferred[Any]] = deferToThread,
+    ) -> None:
         self._reactor = reactor
         self._runtime = runtime
         self._observer = observer
-        self._ports: list[IListeningPort] = []
+        self._source = source
+        self._in_thread = in_thread
+        self._listeners = Listeners(reactor) if listeners is None else listeners
+        self._watch = Watch(reactor, source.path, self.reload, in_thread) if source is not None else None
         self._stopping = False
         self._cut: Callable[[], None] | None = None
+        self._reloading = self._reload_again = self._handing_over = self._handed_over = False
+        self.reloads = Reloads()
         self.site = RelaySite(Root(lambda: self._runtime.surface), reactor, lambda: self._runtime.surface)
 
     def setServiceParent(self, parent: Any) -> None:
@@ -47,58 +67,60 @@ class RelayService(Service):
             parent.setComponent(ILogObserver, self._observer)
         super().setServiceParent(parent)
 
+    # -- starting
+
     def privilegedStartService(self) -> None:
         """Open the listeners. A listener that cannot be opened ends the process: SystemExit with one line."""
         super().privilegedStartService()
         try:
-            self._listen()
+            self._listeners.change(self._wanted(self._runtime))
+        except UnusableTlsFile as error:
+            raise SystemExit(f"cc-relay: server.tls: {error}") from None
         except CannotListen as error:
-            for port in self._ports:
-                port.stopListening()
+            self._listeners.stop()
             raise SystemExit(f"cc-relay: {error}") from None
+        self._listeners.drop_inherited()
 
-    def _listen(self) -> None:
-        server = self._runtime.settings.server
-        factory: Any = self.site
-        if server.tls is not None:
-            try:
-                factory = tls_factory(server.tls, self.site)
-            except UnusableTlsFile as error:
-                raise CannotListen(f"server.tls: {error}") from error
-        for description in server.listen:
-            opened: list[Any] = []
-            try:
-                serverFromString(self._reactor, description).listen(factory).addBoth(opened.append)
-            except Exception as error:
-                raise CannotListen(f"cannot listen on {description}: {error}") from error
-            port = opened[0] if opened else None
-            if not IListeningPort.providedBy(port):
-                reason = getattr(port, "value", "the endpoint did not open at once")
-                raise CannotListen(f"cannot listen on {description}: {reason}")
-            self._ports.append(port)
+    def _wanted(self, runtime: Runtime) -> dict[str, Any]:
+        """Where to listen, with the factory for each. Reads the files of ``server.tls``."""
+        server = runtime.settings.server
+        factory: Any = self.site if server.tls is None else tls_factory(server.tls, self.site)
+        return dict.fromkeys(server.listen, factory)
 
     def startService(self) -> None:
         super().startService()
-        self._reactor.callWhenRunning(self._take_signals)
+        self._reactor.callWhenRunning(self._serving)
         self._runtime.start()
-        for port in self._ports:
+        for port in self._listeners.ports:
             _log.info("listening on {address}", address=_address(port))
         for entry in self._runtime.surface.providers():
-            _log.info(
-                "provider {name} ({type}): {state}",
-                name=entry.name,
-                type=entry.type,
-                state="ready" if entry.usable else "has no key",
-            )
+            state = "ready" if entry.usable else "has no key"
+            _log.info("provider {name} ({type}): {state}", name=entry.name, type=entry.type, state=state)
+
+    def _serving(self) -> None:
+        self._take_signals()
+        if self._watch is not None:
+            self._watch.start()
+        tell_predecessor(os.environ)
+
+    # -- signals
 
     def _take_signals(self) -> None:
         """Our own SIGTERM and SIGINT: a clean stop exits with 0 (Twisted's handler would re-raise the signal at the
         end), and a second signal does not wait for calls to finish."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: self._reactor.callFromThread(self._signalled))
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._on((signal.SIGTERM, signal.SIGINT), self._told_to_stop)
+        self._on((signal.SIGHUP,), self.reload)
+        self._on((signal.SIGUSR2,), self.hand_over)
+        if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:  # else twistd rotates a log of its own by it
+            self._on((signal.SIGUSR1,), self._reopen_log)
 
-    def _signalled(self) -> None:
+    def _on(self, numbers: tuple[signal.Signals, ...], action: Callable[[], object]) -> None:
+        for number in numbers:
+            signal.signal(number, lambda *_: self._reactor.callFromThread(action))
+
+    def _told_to_stop(self) -> None:
         if self._cut is not None:
             self._cut()
         elif not self._stopping:
@@ -107,12 +129,96 @@ class RelayService(Service):
             _log.info("stopping")
             self._reactor.stop()
 
+    def _reopen_log(self) -> None:
+        try:
+            self._observer.reopen()
+        except OSError as error:
+            _log.error("the log goes on in the old file: {why}", why=error.strerror)
+
+    # -- reloading
+
+    def reload(self) -> Deferred[None]:
+        """Read the configuration again and serve with it; a bad one changes nothing but the log and ``reloads``.
+
+        The Deferred fires when that is decided. One reload runs at a time; of those asked for meanwhile one follows.
+        """
+        if self._source is None or self._stopping or self._reloading:
+            self._reload_again = self._reloading
+            return Deferred.fromCoroutine(_nothing())
+        self._reloading = True
+        return Deferred.fromCoroutine(self._reload(self._source))
+
+    async def _reload(self, source: Source) -> None:
+        try:
+            changed: Changed = await self._in_thread(source.read)
+            runtime = source.make(changed.settings, self._runtime)
+            try:
+                wanted = await self._in_thread(self._wanted, runtime)
+                self._observer.reconfigure(changed.settings.logging)
+                self._listeners.change(wanted)
+            except BaseException:
+                self._observer.reconfigure(self._runtime.settings.logging)
+                runtime.close()
+                raise
+            self._swap(runtime)
+            self.reloads.succeeded(time.time())
+            _log.info("the configuration is reloaded")
+            for warning in changed.warnings:
+                _log.warn("{path}: {warning}", path=source.path, warning=str(warning))
+        except (ConfigError, CannotListen, UnusableTlsFile, OSError, ValueError) as error:
+            self.reloads.failed(time.time(), str(error))
+            for line in str(error).splitlines():
+                _log.error("not reloaded, the old configuration stays: {line}", line=line.strip())
+        except Exception:
+            self.reloads.failed(time.time(), "internal error; the log has the details")
+            _log.failure("not reloaded, the old configuration stays")
+        finally:
+            self._reloading = False
+        if self._reload_again:
+            self._reload_again = False
+            await self.reload()
+
+    def _swap(self, runtime: Runtime) -> None:
+        """From here on calls are served with ``runtime``; those under way end with what they began with."""
+        old, self._runtime = self._runtime, runtime
+        runtime.take_over(old)
+        runtime.start()
+        old.close()
+        self.site.budget.limit = runtime.settings.server.max_inflight_body_bytes
+
+    # -- handing over
+
+    def hand_over(self) -> None:
+        """Start a new process that takes the listeners over; end this one's calls and stop, once that one serves."""
+        if self._handing_over or self._stopping:
+            return
+        self._handing_over = True
+        _log.info("starting the process that takes over")
+        successor = Successor(self._reactor, self._succeeded, self._not_succeeded)
+        try:
+            succeed(self._reactor, successor, self._listeners.handed(), argv=sys.orig_argv, environ=os.environ)
+        except OSError as error:
+            self._not_succeeded(str(error))
+
+    def _succeeded(self, pid: int) -> None:
+        _log.info("process {pid} serves; this one ends its calls", pid=pid)
+        self._handed_over = True
+        self._listeners.release()
+        self._told_to_stop()
+
+    def _not_succeeded(self, reason: str) -> None:
+        self._handing_over = False
+        _log.error("this process serves on: {reason}", reason=reason)
+
+    # -- stopping
+
     def stopService(self) -> Deferred[None]:
         """Take no new connection, let calls finish for ``server.drain_timeout``, then cut what is left."""
         super().stopService()
         drained: Deferred[None] = Deferred()
-        for port in self._ports:
-            port.stopListening()
+        if self._watch is not None:
+            self._watch.stop()
+        self._listeners.stop()
 
         def check() -> None:
             if self.site.open_channels == 0 and not drained.called:
@@ -133,7 +239,11 @@ class RelayService(Service):
         return drained.addCallback(lambda _: self._runtime.close())
 
 
-def _address(port: IListeningPort) -> str:
+async def _nothing() -> None:
+    """What a reload does that is not needed."""
+
+
+def _address(port: Any) -> str:
     address: Any = port.getHost()
     host = getattr(address, "host", None)
     if host is None:

@@ -14,10 +14,13 @@ from twisted.python import usage
 
 from ccrelay import __version__
 from ccrelay.core.config import find_config, load
-from ccrelay.core.settings import TlsSettings
+from ccrelay.core.settings import Settings, TlsSettings
 from ccrelay.errors import ConfigError, Problem
+from ccrelay.handover import LISTENERS
 from ccrelay.lean import poll_leanly
-from ccrelay.logs import observer_for
+from ccrelay.listeners import Listeners, inherit
+from ccrelay.logs import LineObserver
+from ccrelay.reloading import Changed, Source
 from ccrelay.runtime import Runtime, not_served
 from ccrelay.service import RelayService
 from ccrelay.web.tls import UnusableTlsFile, tls_factory
@@ -59,32 +62,46 @@ def makeService(options: Options) -> IService:
     if path is None:
         raise SystemExit("cc-relay: no configuration found; name one with --config PATH")
     path = os.path.abspath(path)
+
+    def make(settings: Settings, previous: Runtime | None) -> Runtime:
+        return Runtime(settings, reactor, os.environ, SystemRandom(), previous)
+
     try:
-        loaded = load(
-            _read(path),
-            source=path,
-            syntax="toml" if path.endswith(".toml") else "yaml",
-            environ=os.environ,
-            read_file=_read,
-        )
-        runtime = Runtime(loaded.settings, reactor, os.environ, SystemRandom())
+        changed = read_configuration(path)
+        runtime = make(changed.settings, None)
     except (OSError, UnicodeDecodeError) as error:
         raise SystemExit(f"cc-relay: {path}: {getattr(error, 'strerror', None) or error}") from None
     except ConfigError as error:
         raise SystemExit(f"cc-relay: {error}") from None
-    warnings = (*loaded.warnings, *not_served(loaded.settings))
-    _tell(path, warnings)
+    _tell(path, changed.warnings)
     if options["check"]:
-        _check_tls(loaded.settings.server.tls)
+        _check_tls(changed.settings.server.tls)
         sys.stdout.write(f"{path}: the configuration can be used\n")
         raise SystemExit(0)
     try:
-        observer = observer_for(loaded.settings.logging)
+        observer = LineObserver.configured(changed.settings.logging)
     except OSError as error:
         raise SystemExit(f"cc-relay: logging.output: {error}") from None
     poll_leanly(reactor)
-    service: Any = RelayService(reactor, runtime, observer)
+    listeners = Listeners(reactor, inherit(os.environ.pop(LISTENERS, None)))
+    source = Source(path, lambda: read_configuration(path), make)
+    service: Any = RelayService(reactor, runtime, observer, source, listeners=listeners)
     return service  # type: ignore[no-any-return]
+
+
+def read_configuration(path: str) -> Changed:
+    """The configuration in the file at ``path``, as the daemon reads it. Blocks.
+
+    Raises ConfigError with every problem found, OSError, or UnicodeDecodeError.
+    """
+    loaded = load(
+        _read(path),
+        source=path,
+        syntax="toml" if path.endswith(".toml") else "yaml",
+        environ=os.environ,
+        read_file=_read,
+    )
+    return Changed(loaded.settings, (*loaded.warnings, *not_served(loaded.settings)))
 
 
 def _read(path: str) -> str:

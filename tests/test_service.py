@@ -24,6 +24,7 @@ from zope.interface.verify import verifyObject
 
 from ccrelay import service as service_module
 from ccrelay.logs import LineObserver
+from ccrelay.notify import Notifier
 from ccrelay.runtime import Runtime
 from ccrelay.service import RelayService
 
@@ -393,3 +394,36 @@ def test_a_signal_after_the_end_does_nothing(handlers: Mapping[int, Callable[...
     handlers[signal.SIGTERM](signal.SIGTERM, None)
     assert logged(life.reactor.turn) == []
     assert life.reactor.stops == 0
+
+
+# -- the supervisor
+
+
+def test_the_supervisor_hears_of_the_start_and_the_stop_and_is_pinged_until_the_last_stream_has_ended() -> None:
+    name = f"ccrelay-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(f"\0{name}")
+        supervisor.setblocking(False)
+
+        def heard() -> bytes | None:
+            try:
+                return supervisor.recv(100)
+            except BlockingIOError:
+                return None
+
+        life = Life()
+        life.service = RelayService(life.reactor, life.runtime, life.observer, Notifier(f"@{name}", watchdog=20.0))
+        life.service.privilegedStartService()
+        assert heard() is None
+        life.service.startService()
+        assert (heard(), heard()) == (b"READY=1", b"WATCHDOG=1")
+        client, origin = life.call()
+        life.stop()
+        assert heard() == b"STOPPING=1"
+        life.reactor.advance(10)
+        assert (client.end, heard()) == (None, b"WATCHDOG=1")
+        origin.send(chunk(STOP) + b"0\r\n\r\n")
+        life.reactor.turn()
+        life.reactor.turn()
+        assert life.reactor.getDelayedCalls() == []
+        assert heard() is None
