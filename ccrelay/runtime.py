@@ -37,6 +37,7 @@ from ccrelay.interfaces import ICredentials
 from ccrelay.providers import PROVIDERS, build
 from ccrelay.relay import Relay
 from ccrelay.upstream.agent import OriginAgent, origin_endpoint
+from ccrelay.upstream.origins import OriginsAgent, origin_of
 from ccrelay.upstream.probe import Prober, ProbeTarget, ollama_version
 from ccrelay.upstream.simulator import SimulatorAgent
 from ccrelay.web.auth import Doorkeeper
@@ -126,12 +127,17 @@ class Runtime:
         if settings.simulator is not None:
             agent: Any = SimulatorAgent(self._reactor, {settings.name: settings.simulator}, self._rng)
         else:
-            endpoint = self._endpoint(settings, provider.base_url())
-            agent = OriginAgent(self._reactor, endpoint)
-            self._closers.append(agent.close)
+            agent = OriginsAgent(
+                {origin_of(url.encode("ascii")): self._agent(settings, url) for url in provider.base_urls()}
+            )
         cookies: Any = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
         client = HTTPClient(agent, cookiejar=cookies)
         return Upstream(client, settings.timeouts, self._credentials(settings))
+
+    def _agent(self, settings: ProviderSettings, base_url: str) -> OriginAgent:
+        agent = OriginAgent(self._reactor, self._endpoint(settings, base_url))
+        self._closers.append(agent.close)
+        return agent
 
     def _endpoint(self, settings: ProviderSettings, base_url: str) -> IStreamClientEndpoint:
         try:

@@ -75,6 +75,10 @@ class AnthropicFormat:
         assert self.settings.base_url, "the configuration's schema has a default for every type that has an address"
         return self.settings.base_url
 
+    def base_urls(self) -> tuple[str, ...]:
+        """Every address that requests may go to, without repetitions; ``base_url()`` first."""
+        return (self.base_url(),)
+
     def model_for(self, asked: str) -> str:
         """See IProvider."""
         return self.mapping_of(asked).model

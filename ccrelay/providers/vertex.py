@@ -112,6 +112,11 @@ class VertexProvider(AnthropicFormat):
         """The configured endpoint, else the region's; with the API's version."""
         return self._endpoint(self.gcp.region)
 
+    def base_urls(self) -> tuple[str, ...]:
+        """Messages may be asked for in one region, and counts in another that has a host of its own."""
+        counting = self._endpoint(self.gcp.count_tokens_region or self.gcp.region)
+        return tuple(dict.fromkeys((self.base_url(), counting)))
+
     def prepare(self, call: Call, plan: AttemptPlan) -> UpstreamRequest:
         """See IProvider. Raises ClientError for a model's name that no path can hold."""
         lines = self.headers(call, plan.credential)
