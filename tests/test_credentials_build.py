@@ -104,6 +104,16 @@ def test_a_credentials_file_is_checked_at_the_start(tmp_path: Path) -> None:
     )
 
 
+def test_an_authority_that_cannot_be_used_is_refused_at_the_start() -> None:
+    entry = f"{AZURE}, azure_tenant_id: t, azure_client_id: c, azure_client_secret: s"
+    told = problem(entry, AZURE_AUTHORITY_HOST="http://login.example")
+
+    assert told.startswith("providers.p.azure_client_secret: AZURE_AUTHORITY_HOST in the environment must be")
+    assert isinstance(
+        built(f"{AZURE}, azure_managed_identity: true", AZURE_AUTHORITY_HOST="http://x"), RefreshingCredentials
+    )
+
+
 def test_a_library_that_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "find_spec", lambda name: None)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ccrelay.core.model import HeaderCredential
 from ccrelay.core.secret import Secret
 from ccrelay.core.settings import AzureSettings
+from ccrelay.credentials import entra
 from ccrelay.credentials.entra import client_secret_fetch, managed_identity_fetch
 from ccrelay.credentials.refreshing import Fetch, Fetched
 from ccrelay.errors import CredentialError
@@ -28,7 +29,7 @@ BAD_SECRET = {
 
 def application(login: str, environ: dict[str, str] | None = None, proxy: str | None = None) -> Fetch:
     settings = AzureSettings("r", None, None, "the-tenant", "the-app", Secret("s3&cr=t"), managed_identity=False)
-    return client_secret_fetch(settings, environ or {}, lambda: NOW, proxy=proxy, login=login)
+    return client_secret_fetch(settings, {"AZURE_AUTHORITY_HOST": login, **(environ or {})}, lambda: NOW, proxy=proxy)
 
 
 def machine(imds: str, environ: dict[str, str] | None = None, client_id: str | None = None) -> Fetch:
@@ -68,6 +69,63 @@ def test_an_application_shows_its_secret_and_gets_a_token() -> None:
         "client_secret": "s3&cr=t",
         "scope": "https://ai.azure.com/.default",
     }
+
+
+def authority(monkeypatch: pytest.MonkeyPatch, text: str | None) -> str:
+    """Where a token is asked for in an environment that names this authority."""
+    asked: list[str] = []
+
+    def fetch_json(url: str, *_: object, **__: object) -> tuple[int, dict[str, object]]:
+        asked.append(url)
+        return 200, dict(TOKEN)
+
+    monkeypatch.setattr(entra, "fetch_json", fetch_json)
+    settings = AzureSettings("r", None, None, "the-tenant", "the-app", Secret("s"), managed_identity=False)
+    environ = {} if text is None else {"AZURE_AUTHORITY_HOST": text}
+    get(client_secret_fetch(settings, environ, lambda: NOW))
+    [url] = asked
+    return url.removesuffix("/the-tenant/oauth2/v2.0/token")
+
+
+@pytest.mark.parametrize(
+    ("given_text", "url"),
+    [
+        (None, "https://login.microsoftonline.com"),
+        (" ", "https://login.microsoftonline.com"),
+        ("login.microsoftonline.us", "https://login.microsoftonline.us"),
+        ("https://login.chinacloudapi.cn/", "https://login.chinacloudapi.cn"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://[::1]:8080/", "http://[::1]:8080"),
+    ],
+)
+def test_a_national_clouds_login_may_be_named_as_for_azures_libraries(
+    monkeypatch: pytest.MonkeyPatch, given_text: str | None, url: str
+) -> None:
+    assert authority(monkeypatch, given_text) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://login.microsoftonline.us",
+        "http://127.0.0.1.example",
+        "http://localhost.example:80",
+        "ftp://127.0.0.1",
+        "https://me:canary@login.example",
+        "https://login.example?canary",
+        "https://login.example:port",
+        "https://",
+        "https://a b",
+        "https://[canary",
+        "l\u00f6gin.example",
+    ],
+)
+def test_no_secret_goes_to_an_authority_that_is_not_https(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    with pytest.raises(CredentialError) as caught:
+        authority(monkeypatch, text)
+
+    assert str(caught.value) == "AZURE_AUTHORITY_HOST in the environment must be a host, or its https URL"
+    assert "canary" not in caught.value.detail
 
 
 def test_a_machine_asks_its_metadata_service() -> None:
@@ -196,8 +254,8 @@ def through(asked: Asked) -> Reply:
 
 def test_the_providers_proxy_is_used_and_the_environments_is_not_for_a_machines_own_service() -> None:
     with token_server(through) as proxy:
-        get(application("http://login.invalid", proxy=proxy.url))
-        assert [asked.headers["host"] for asked in proxy.asked] == ["login.invalid"]
+        get(application("http://127.0.0.9", proxy=proxy.url))
+        assert [asked.headers["host"] for asked in proxy.asked] == ["127.0.0.9"]
 
         with token_server(lambda _: Reply(200, TOKEN)) as imds:
             get(machine(imds.url, {"HTTP_PROXY": proxy.url, "HTTPS_PROXY": proxy.url}))
@@ -207,7 +265,7 @@ def test_the_providers_proxy_is_used_and_the_environments_is_not_for_a_machines_
 def test_a_proxy_that_is_down_does_not_show_its_password() -> None:
     with nobody() as url:
         proxy = url.replace("http://", "http://me:pa55word@")
-        error = refusal(application("http://login.invalid", proxy=proxy))
+        error = refusal(application("http://127.0.0.9", proxy=proxy))
 
     assert "HTTPS_PROXY" in str(error)
     assert "pa55word" not in error.detail + str(error)

@@ -30,7 +30,7 @@ def credentials_for(
 
     environ: the process's own, as the clouds' libraries read it too. epoch(): Unix seconds. Fetches nothing yet:
     ``RefreshingCredentials.warm`` does. Raises ConfigError, by the setting that is at fault, for a library that is
-    missing and for a credentials file that cannot be used.
+    missing and for a credentials file or an authority that cannot be used.
     """
     fetch: Fetch
     if settings.aws is not None:
@@ -44,7 +44,10 @@ def credentials_for(
         if settings.azure.managed_identity:
             fetch = managed_identity_fetch(settings.azure, environ, epoch)
         else:
-            fetch = client_secret_fetch(settings.azure, environ, epoch, proxy=settings.proxy)
+            try:
+                fetch = client_secret_fetch(settings.azure, environ, epoch, proxy=settings.proxy)
+            except CredentialError as error:
+                raise _problem(settings, "azure_client_secret", error.detail) from None
     else:
         return None
     return RefreshingCredentials(settings.name, fetch, threads.run, clock, epoch)

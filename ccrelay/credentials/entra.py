@@ -6,10 +6,11 @@ the client credentials flow, on managed identities (IMDS, 2018-02-01) and on App
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from ccrelay.core.model import HeaderCredential
 from ccrelay.core.proxies import proxy_for
@@ -43,17 +44,14 @@ _REMEDIES: Final = {
 
 
 def client_secret_fetch(
-    settings: AzureSettings,
-    environ: Mapping[str, str],
-    epoch: Callable[[], float],
-    *,
-    proxy: str | None = None,
-    login: str = _LOGIN,
+    settings: AzureSettings, environ: Mapping[str, str], epoch: Callable[[], float], *, proxy: str | None = None
 ) -> Fetch:
     """A fetch of tokens by ``azure_tenant_id``, ``azure_client_id`` and ``azure_client_secret``, which must be set.
 
-    environ: for HTTPS_PROXY. proxy: the provider's own, which wins. login: where the tenants' token endpoints are.
+    environ: for HTTPS_PROXY, and for AZURE_AUTHORITY_HOST, which names the login of a national cloud. proxy: the
+    provider's own, which wins. Raises CredentialError for an AZURE_AUTHORITY_HOST that cannot be used.
     """
+    login = _login(environ)
     tenant, client, secret = settings.tenant_id, settings.client_id, settings.client_secret
     if tenant is None or client is None or secret is None:
         raise ValueError("azure_tenant_id, azure_client_id and azure_client_secret go together")
@@ -114,6 +112,33 @@ def managed_identity_fetch(
         return _token(step, answer, epoch())
 
     return fetch
+
+
+def _login(environ: Mapping[str, str]) -> str:
+    """Where the tenants' token endpoints are.
+
+    A host or a URL, as in azure-identity; the application's secret goes there, so only over TLS or to this machine.
+    """
+    given = environ.get("AZURE_AUTHORITY_HOST", "").strip()
+    if not given:
+        return _LOGIN
+    url = given if "://" in given else f"https://{given}"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        host = ""
+    plain = bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(host)))
+    if not plain or parts.username is not None or parts.query or parts.fragment or not url.isascii() or " " in url:
+        raise CredentialError("AZURE_AUTHORITY_HOST in the environment must be a host, or its https URL")
+    return url.rstrip("/")
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _token(step: str, answer: dict[str, Any], now: float) -> Fetched:
