@@ -34,6 +34,36 @@ class LineObserver:
         self._stream = stream
         self._layout = layout
         self._level = _LEVELS[level]
+        self._output: str | None = None
+
+    @classmethod
+    def configured(cls, settings: LoggingSettings) -> LineObserver:
+        """The observer that ``logging`` describes. Raises OSError if its file cannot be opened."""
+        stream = _open(settings.output)
+        observer = cls(stream, _layout(settings, stream), settings.level)
+        observer._output = settings.output
+        return observer
+
+    def reconfigure(self, settings: LoggingSettings) -> None:
+        """Write as ``settings`` say from the next line on. Raises OSError, and changes nothing, if the file cannot be
+        opened."""
+        stream = self._stream if settings.output == self._output else _open(settings.output)
+        self._replace(stream)
+        self._output, self._layout, self._level = settings.output, _layout(settings, stream), _LEVELS[settings.level]
+
+    def reopen(self) -> None:
+        """Go on in a new file of the same name: the old one was moved away. Raises OSError as ``reconfigure``."""
+        if self._output is not None:
+            self._replace(_open(self._output))
+
+    def close(self) -> None:
+        """Write nothing more to a file."""
+        self._replace(sys.stderr)
+
+    def _replace(self, stream: IO[str]) -> None:
+        old, self._stream = self._stream, stream
+        if old is not stream and old not in (sys.stdout, sys.stderr):
+            old.close()
 
     def __call__(self, event: LogEvent) -> None:
         level = event.get("log_level", LogLevel.info)
@@ -75,14 +105,13 @@ def _one_line(text: str) -> str:
     return _CONTROL.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text[:MESSAGE_LENGTH])
 
 
-def observer_for(settings: LoggingSettings) -> LineObserver:
-    """The observer that ``logging`` describes. Raises OSError if its file cannot be opened."""
-    stream: IO[str]
-    if settings.output == "stdout":
-        stream = sys.stdout
-    elif settings.output == "stderr":
-        stream = sys.stderr
-    else:
-        stream = open(settings.output, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-    chosen = settings.format or ("console" if stream.isatty() else "json")
-    return LineObserver(stream, chosen, settings.level)
+def _open(output: str) -> IO[str]:
+    if output == "stdout":
+        return sys.stdout
+    if output == "stderr":
+        return sys.stderr
+    return open(output, "a", encoding="utf-8", errors="backslashreplace")
+
+
+def _layout(settings: LoggingSettings, stream: IO[str]) -> str:
+    return settings.format or ("console" if stream.isatty() else "json")

@@ -51,6 +51,10 @@ class Notifier:
         """No new connection is taken; open streams finish. The watchdog is still fed."""
         return self._tell("STOPPING=1")
 
+    def main_process(self, pid: int) -> bool:
+        """From now on the process with this number is the daemon, and this one only ends its calls."""
+        return self._tell(f"MAINPID={pid}\nREADY=1")
+
     def start_watchdog(self, clock: IReactorTime) -> None:
         """Ping from the reactor, now and at half the time, as sd_watchdog_enabled(3) advises: a hung one is silent."""
         if self._address is not None and self._watchdog is not None and self._pings is None:

@@ -63,8 +63,8 @@ class Runtime:
     """Upstreams, relay and HTTP surface of one configuration.
 
     reactor: the reactor in use. environ: for proxy variables and the clouds' credentials. previous: the runtime that
-    this one replaces; what it has learned carries over for providers and keys that stay. Raises ConfigError where a
-    setting names something that cannot be used (an unreadable ``ca_file``, HTTP/2). Makes no connection.
+    this one may replace, by ``take_over``. Raises ConfigError where a setting names something that cannot be used (an
+    unreadable ``ca_file``, HTTP/2). Makes no connection.
     """
 
     def __init__(
@@ -91,11 +91,7 @@ class Runtime:
         chosen = [p for p in settings.providers if p.simulator is None or not (real and p.simulator.only_without_keys)]
         self.contenders = tuple(contender_of(p, upstreams[p.name], settings.health, rng) for p in chosen)
         self._able = frozenset(p.name for p in able)
-        if previous is None:
-            self.memory = RoutingMemory.fresh(settings.routing)
-        else:
-            self.memory = previous.memory
-            self._carry_over(previous)
+        self.memory: RoutingMemory = RoutingMemory.fresh(settings.routing) if previous is None else previous.memory
         strategy = build_strategy(settings.routing, rng)
         router = Router(self.contenders, strategy, settings.routing, self.memory)
         tools = Tools(
@@ -108,7 +104,7 @@ class Runtime:
             told=ToldOnce(),
         )
         self.relay = Relay(tools, settings.server.timeout, observe=_observe)
-        self._prober = Prober(reactor, self._probe_targets(upstreams), settings.health.check_interval)
+        self._prober: Prober | None = None
         by_priority = priority_order(chosen)
         self.surface = Surface(
             server=settings.server,
@@ -172,7 +168,7 @@ class Runtime:
                 found[""] = StaticCredentials(None)
         return found
 
-    def _probe_targets(self, upstreams: Mapping[str, Upstream]) -> list[ProbeTarget]:
+    def _probe_targets(self) -> list[ProbeTarget]:
         targets = []
         for contender in self.contenders:
             settings = contender.provider.settings
@@ -192,7 +188,8 @@ class Runtime:
             )
         return targets
 
-    def _carry_over(self, previous: Runtime) -> None:
+    def take_over(self, previous: Runtime) -> None:
+        """Replace ``previous``: what it has learned goes on to count for the providers and keys that stay."""
         self.memory.reconfigure(self.settings.routing, self._reactor.seconds())
         before = {_identity(contender): contender for contender in previous.contenders}
         for contender in self.contenders:
@@ -209,13 +206,15 @@ class Runtime:
     def start(self) -> None:
         """Begin to probe what is ill, and to fetch what the first calls will need."""
         if self.settings.health.check_enabled:
+            self._prober = Prober(self._reactor, self._probe_targets(), self.settings.health.check_interval)
             self._prober.start()
         for warm in self._warmers:
             warm()
 
     def close(self) -> None:
         """Let go of idle upstream connections; what is in use ends with its call."""
-        self._prober.stop()
+        if self._prober is not None:
+            self._prober.stop()
         for close in self._closers:
             close()
 

@@ -17,9 +17,10 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from ccrelay.errors import ConfigError
-from ccrelay.handover import Successor, succeed, tell_predecessor
+from ccrelay.handover import Successor, remove_pidfile, succeed, tell_predecessor, write_pidfile
 from ccrelay.listeners import CannotListen, Listeners
 from ccrelay.logs import LineObserver
+from ccrelay.notify import Notifier
 from ccrelay.reloading import Changed, Reloads, Source, Watch
 from ccrelay.runtime import Runtime
 from ccrelay.web.resources import Root
@@ -33,7 +34,8 @@ class RelayService(Service):
     """Listens with one runtime at a time.
 
     observer: where the process's log goes. source: where a new configuration comes from; None: there is none.
-    listeners: with what a process before has handed over. in_thread: as ``deferToThread``.
+    listeners: with what a process before has handed over. notifier: who is told of the daemon's life. in_thread: as
+    ``deferToThread``.
     """
 
     name = "ccrelay"
@@ -46,6 +48,7 @@ class RelayService(Service):
         source: Source | None = None,
         *,
         listeners: Listeners | None = None,
+        notifier: Notifier | None = None,
         in_thread: Callable[..., Deferred[Any]] = deferToThread,
     ) -> None:
         self._reactor = reactor
@@ -54,6 +57,7 @@ class RelayService(Service):
         self._source = source
         self._in_thread = in_thread
         self._listeners = Listeners(reactor) if listeners is None else listeners
+        self._notifier = Notifier() if notifier is None else notifier
         self._watch = Watch(reactor, source.path, self.reload, in_thread) if source is not None else None
         self._stopping = False
         self._cut: Callable[[], None] | None = None
@@ -101,6 +105,12 @@ class RelayService(Service):
         self._take_signals()
         if self._watch is not None:
             self._watch.start()
+        self._notifier.ready()
+        self._notifier.start_watchdog(self._reactor)
+        try:
+            write_pidfile(os.environ)
+        except OSError as error:
+            _log.error("the pid file could not be written: {why}", why=error.strerror)
         tell_predecessor(os.environ)
 
     # -- signals
@@ -146,6 +156,7 @@ class RelayService(Service):
             self._reload_again = self._reloading
             return Deferred.fromCoroutine(_nothing())
         self._reloading = True
+        self._notifier.reloading()
         return Deferred.fromCoroutine(self._reload(self._source))
 
     async def _reload(self, source: Source) -> None:
@@ -169,11 +180,12 @@ class RelayService(Service):
             self.reloads.failed(time.time(), str(error))
             for line in str(error).splitlines():
                 _log.error("not reloaded, the old configuration stays: {line}", line=line.strip())
-        except Exception:
+        except Exception:  # noqa: BLE001  (a bug must not end the service: the old configuration can serve)
             self.reloads.failed(time.time(), "internal error; the log has the details")
             _log.failure("not reloaded, the old configuration stays")
         finally:
             self._reloading = False
+            self._notifier.ready()
         if self._reload_again:
             self._reload_again = False
             await self.reload()
@@ -202,6 +214,8 @@ class RelayService(Service):
 
     def _succeeded(self, pid: int) -> None:
         _log.info("process {pid} serves; this one ends its calls", pid=pid)
+        self._notifier.main_process(pid)
+        self._notifier.stop_watchdog()
         self._handed_over = True
         self._listeners.release()
         self._told_to_stop()
@@ -232,11 +246,18 @@ class RelayService(Service):
                 self.site.abort_all()
 
         self._cut = cut
+        if not self._handed_over:
+            self._notifier.stopping()
         deadline = self._reactor.callLater(self._runtime.settings.server.drain_timeout, cut)
         self.site.on_channel_closed = check
         self.site.drain()
         check()
-        return drained.addCallback(lambda _: self._runtime.close())
+        return drained.addCallback(lambda _: self._close())
+
+    def _close(self) -> None:
+        self._runtime.close()
+        self._notifier.stop_watchdog()
+        remove_pidfile(os.environ)
 
 
 async def _nothing() -> None:

@@ -20,6 +20,7 @@ from ccrelay.handover import LISTENERS
 from ccrelay.lean import poll_leanly
 from ccrelay.listeners import Listeners, inherit
 from ccrelay.logs import LineObserver
+from ccrelay.notify import Notifier
 from ccrelay.reloading import Changed, Source
 from ccrelay.runtime import Runtime, not_served
 from ccrelay.service import RelayService
@@ -84,8 +85,9 @@ def makeService(options: Options) -> IService:
         raise SystemExit(f"cc-relay: logging.output: {error}") from None
     poll_leanly(reactor)
     listeners = Listeners(reactor, inherit(os.environ.pop(LISTENERS, None)))
+    notifier = Notifier.from_environ(os.environ, os.getpid())
     source = Source(path, lambda: read_configuration(path), make)
-    service: Any = RelayService(reactor, runtime, observer, source, listeners=listeners)
+    service: Any = RelayService(reactor, runtime, observer, source, listeners=listeners, notifier=notifier)
     return service  # type: ignore[no-any-return]
 
 

@@ -114,7 +114,7 @@ def tree(root: Path, **files: str) -> Path:
         ({"core__sse": "if TYPE_CHECKING:\n    from ccrelay.web import sink"}, "lies above core"),
         ({"web__sink": "from ccrelay.upstream.pump import Pump"}, "a sibling of web"),
         ({"web__sink": "if TYPE_CHECKING:\n    pass\nelse:\n    import ccrelay.upstream"}, "a sibling of web"),
-        ({"logs": "import ccrelay.service"}, "a sibling of logs"),
+        ({"logs": "import ccrelay.handover"}, "a sibling of logs"),
         ({"errors": "import ccrelay.interfaces"}, "lies above errors"),
         ({"__init__": "from ccrelay.core import sse"}, "the package root imports nothing"),
         ({"helpers": ""}, "belongs to no ring"),

@@ -20,7 +20,7 @@ from ccrelay import logs
 from ccrelay.core.access import AccessRecord, as_json, as_text
 from ccrelay.core.outcomes import Outcome
 from ccrelay.core.settings import LoggingSettings
-from ccrelay.logs import MESSAGE_LENGTH, LineObserver, observer_for
+from ccrelay.logs import MESSAGE_LENGTH, LineObserver
 from ccrelay.providers.base import AnthropicFormat
 from ccrelay.upstream.attempt import Attempt
 from ccrelay.web.auth import Doorkeeper
@@ -234,27 +234,29 @@ def test_a_terminal_gets_the_console_layout_and_anything_else_json(
 ) -> None:
     place = stream()
     monkeypatch.setattr(sys, name, place)
-    observer_for(settings(name, layout))(EVENT)
+    LineObserver.configured(settings(name, layout))(EVENT)
     assert place.getvalue().startswith(begins)
 
 
 def test_a_file_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "relay.log"
     path.write_text("before\n")
-    observer_for(settings(str(path), "text"))({**EVENT, "log_format": "{m}", "m": "half \ud800 a pair ünïcode"})
+    LineObserver.configured(settings(str(path), "text"))(
+        {**EVENT, "log_format": "{m}", "m": "half \ud800 a pair ünïcode"}
+    )
     before, line = path.read_text(encoding="utf-8").splitlines()
     assert (before, line.endswith("half \\ud800 a pair ünïcode")) == ("before", True)
 
 
 def test_a_file_that_cannot_be_opened_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="relay"):
-        observer_for(settings(str(tmp_path / "none" / "relay.log")))
+        LineObserver.configured(settings(str(tmp_path / "none" / "relay.log")))
 
 
 def test_the_level_of_the_settings_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     place = io.StringIO()
     monkeypatch.setattr(logs.sys, "stdout", place)
-    observer_for(settings("stdout", level="error"))(EVENT)
+    LineObserver.configured(settings("stdout", level="error"))(EVENT)
     assert place.getvalue() == ""
 
 

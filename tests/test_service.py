@@ -22,7 +22,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from ccrelay import service as service_module
+from ccrelay import listeners as listeners_module
 from ccrelay.logs import LineObserver
 from ccrelay.notify import Notifier
 from ccrelay.runtime import Runtime
@@ -264,7 +264,7 @@ def test_an_endpoint_that_opens_some_time_later_is_refused(monkeypatch: pytest.M
         def listen(self, factory: Any) -> Deferred[Any]:
             return Deferred()
 
-    monkeypatch.setattr(service_module, "serverFromString", lambda *_: Slow())
+    monkeypatch.setattr(listeners_module, "serverFromString", lambda *_: Slow())
     assert "at once" in refusal(Life().service.privilegedStartService)
 
 
@@ -365,7 +365,7 @@ def test_idle_upstream_connections_are_let_go_when_all_has_ended() -> None:
 
 def test_a_signal_stops_the_reactor_once_and_a_second_one_cuts(handlers: Mapping[int, Callable[..., object]]) -> None:
     life = Life().start()
-    assert set(handlers) == {signal.SIGTERM, signal.SIGINT}
+    assert set(handlers) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
     client, _ = life.call()
     handlers[signal.SIGTERM](signal.SIGTERM, None)
     assert life.reactor.stops == 0  # not in the handler: it may interrupt anything
@@ -412,7 +412,9 @@ def test_the_supervisor_hears_of_the_start_and_the_stop_and_is_pinged_until_the_
                 return None
 
         life = Life()
-        life.service = RelayService(life.reactor, life.runtime, life.observer, Notifier(f"@{name}", watchdog=20.0))
+        life.service = RelayService(
+            life.reactor, life.runtime, life.observer, notifier=Notifier(f"@{name}", watchdog=20.0)
+        )
         life.service.privilegedStartService()
         assert heard() is None
         life.service.startService()

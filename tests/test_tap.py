@@ -124,6 +124,7 @@ def test_its_log_goes_where_the_configuration_says(nowhere: Path) -> None:
     assert isinstance(observer, LineObserver)
     observer({"log_time": 0.0, "log_format": "hello"})
     assert place.read_text().endswith(" hello\n")
+    observer.close()
 
 
 def test_check_prints_that_it_can_be_used_and_touches_nothing(
