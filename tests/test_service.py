@@ -23,6 +23,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from ccrelay import listeners as listeners_module
+from ccrelay import service as service_module
 from ccrelay.logs import LineObserver
 from ccrelay.notify import Notifier
 from ccrelay.runtime import Runtime
