@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from treq.client import HTTPClient
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.web.client import URI
@@ -86,9 +86,7 @@ class Runtime:
         self._closers: list[Callable[[], object]] = [self._threads.close]
         self._warmers: list[Callable[[], None]] = []
         upstreams = {p.name: self._upstream(p) for p in settings.providers}
-        able = [p for p in settings.providers if _could_be_asked(p, upstreams[p.name], settings)]
-        real = any(p.simulator is None for p in able)
-        chosen = [p for p in settings.providers if p.simulator is None or not (real and p.simulator.only_without_keys)]
+        able, chosen = who_takes_part(settings, upstreams)
         self.contenders = tuple(contender_of(p, upstreams[p.name], settings.health, rng) for p in chosen)
         self._able = frozenset(p.name for p in able)
         self.memory: RoutingMemory = RoutingMemory.fresh(settings.routing) if previous is None else previous.memory
@@ -153,19 +151,8 @@ class Runtime:
             raise ConfigError("configuration", (Problem(f"providers.{settings.name}", None, message),)) from error
 
     def _credentials(self, settings: ProviderSettings) -> Mapping[str, ICredentials]:
-        found: dict[str, ICredentials] = {
-            key.secret.fingerprint: StaticCredentials(ApiKey(key.secret))
-            for key in key_order(settings)
-            if key.secret is not None
-        }
-        if not found:
-            fetched = credentials_for(settings, self._environ, self._threads, self._reactor, time.time)
-            if fetched is not None:
-                found[""] = fetched
-                if isinstance(fetched, RefreshingCredentials):
-                    self._warmers.append(fetched.warm)
-            elif not PROVIDERS[settings.type].needs_key:
-                found[""] = StaticCredentials(None)
+        found = credentials_of(settings, self._environ, self._threads, self._reactor)
+        self._warmers += [c.warm for c in found.values() if isinstance(c, RefreshingCredentials)]
         return found
 
     def _probe_targets(self) -> list[ProbeTarget]:
@@ -254,6 +241,38 @@ def contender_of(settings: ProviderSettings, upstream: Upstream, health: HealthS
 def _identity(contender: Contender) -> tuple[str, str, str]:
     """What a provider must have kept for its state to mean the same after a reload."""
     return (contender.name, contender.provider.type, contender.provider.base_url())
+
+
+def credentials_of(
+    settings: ProviderSettings, environ: Mapping[str, str], threads: CredentialThreads, clock: IReactorTime
+) -> Mapping[str, ICredentials]:
+    """What a provider can be asked with, by the ids of its pool's keys; ``""`` where no key is configured.
+
+    Fetches nothing. Raises ConfigError as ``credentials_for`` does.
+    """
+    found: dict[str, ICredentials] = {
+        key.secret.fingerprint: StaticCredentials(ApiKey(key.secret))
+        for key in key_order(settings)
+        if key.secret is not None
+    }
+    if not found:
+        fetched = credentials_for(settings, environ, threads, clock, time.time)
+        if fetched is not None:
+            found[""] = fetched
+        elif not PROVIDERS[settings.type].needs_key:
+            found[""] = StaticCredentials(None)
+    return found
+
+
+def who_takes_part(
+    settings: Settings, upstreams: Mapping[str, Upstream]
+) -> tuple[list[ProviderSettings], list[ProviderSettings]]:
+    """The providers that could be asked at all, and those among which calls choose: without a simulator that is only
+    there while nobody else could be asked."""
+    able = [p for p in settings.providers if _could_be_asked(p, upstreams[p.name], settings)]
+    real = any(p.simulator is None for p in able)
+    chosen = [p for p in settings.providers if p.simulator is None or not (real and p.simulator.only_without_keys)]
+    return able, chosen
 
 
 def _could_be_asked(provider: ProviderSettings, upstream: Upstream, settings: Settings) -> bool:
