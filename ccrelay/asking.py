@@ -153,6 +153,9 @@ class Asking:
         story = self._story
         learned = self._memory.pairs.learned(provider.name, provider.region, fit.model, tools.clock.seconds())
         drop = learned | changes.drop | stripped.drop
+        asked = story.model_asked or ""
+        if provider.mapping_of(asked).by == "catalogue" and tools.told.is_news(f"{provider.name} {asked} {fit.model}"):
+            _log.info("{provider} calls {asked} {model}", provider=provider.name, asked=asked, model=fit.model)
         if drop or stripped.remove:  # what is taken out has to be there first
             await whole_body(self._call.body)
         plan = AttemptPlan(

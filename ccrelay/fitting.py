@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from ccrelay.core.catalogue import catalogue
+from ccrelay.core.catalogue import known_model
 from ccrelay.core.contenders import Contender
 from ccrelay.core.json_spans import whole
 from ccrelay.core.model import Call, CallKind
@@ -70,7 +69,8 @@ class Fitter:
         """How ``contender`` gets the call, or why it cannot have it. Raises what is wrong with the body."""
         provider = contender.provider
         model: str = provider.model_for(self._asked)
-        window = provider.settings.context_window or _windows().get(model)
+        known = known_model(model)
+        window = provider.settings.context_window or (known.context_window if known is not None else None)
         strips = self._may_hold_foreign_thinking(contender)
         gated = self._call.kind is CallKind.MESSAGES and self._may_be_refused(contender, window)
         if provider.inspects_body or strips or gated:
@@ -146,16 +146,6 @@ class Fitter:
 def issuer_of(contender: Contender, key: str | None) -> Issuer:
     """Who issues the thinking blocks of answers from there."""
     return Issuer(contender.provider.family, f"{contender.name} {key or ''}")
-
-
-@functools.cache
-def _windows() -> Mapping[str, int]:
-    return {
-        name: model.context_window
-        for model in catalogue()
-        if model.context_window is not None
-        for name in (model.id, *model.ids.values())
-    }
 
 
 async def whole_body(body: RequestBody) -> None:

@@ -29,10 +29,11 @@ class IProvider(Interface):
         """The upstream's name for the model the client asked for: exact mapping, longest ``prefix*``, else the
         catalogue's name for it at this type of provider, else itself."""
 
-    def refusal(call: Any) -> str | None:
+    def refusal(call: Any, model: str) -> str | None:
         """Why this provider cannot take the call (one short phrase), or None if it can.
 
-        call: core.model.Call. Called before the body is complete; must only look at kind and headers.
+        call: core.model.Call. model: the upstream's name for its model. Called before the body is complete; must only
+        look at kind and headers.
         """
 
     def prepare(call: Any, plan: Any) -> object:
@@ -62,11 +63,12 @@ class IProvider(Interface):
         Returns a callable from bytes to bytes. That raises UpstreamError(PROVIDER_ILL) for what it cannot read.
         """
 
-    def failure(head: Any, body: bytes, own_credential: bool = False) -> object:
+    def failure(head: Any, body: bytes, own_credential: bool = False, kind: Any = ...) -> object:
         """What an unsuccessful answer means.
 
         head: core.model.Head, unfiltered; body: all of it, or its first 256 KiB. own_credential: the attempt was made
-        with the client's own, so that what the answer tells about the account may be told to the client.
+        with the client's own, so that what the answer tells about the account may be told to the client. kind:
+        core.model.CallKind of the call, by default MESSAGES: who cannot count tokens may still answer messages.
         Returns core.failures.Failure: the outcome, and the core.model.Answer the client would get (Anthropic's
         envelope, account identifiers removed), to be kept until it is known whether anyone else answers.
         """
