@@ -29,6 +29,9 @@ class IProvider(Interface):
         """The upstream's name for the model the client asked for: exact mapping, longest ``prefix*``, else the
         catalogue's name for it at this type of provider, else itself."""
 
+    def mapping_of(asked: str) -> object:
+        """As ``model_for``, with who gave the name: a core.mapping.MappedModel."""
+
     def refusal(call: Any, model: str) -> str | None:
         """Why this provider cannot take the call (one short phrase), or None if it can.
 
