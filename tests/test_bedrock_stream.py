@@ -18,7 +18,7 @@ from ccrelay.core.failures import failure_of_event
 from ccrelay.core.model import Usage
 from ccrelay.core.outcomes import Outcome
 from ccrelay.core.sse import parse_events
-from ccrelay.core.stream_watch import StreamWatch
+from ccrelay.core.stream_watch import StreamError, StreamWatch
 from ccrelay.errors import StreamViolation
 from ccrelay.interfaces import IStreamDecoder
 from tests.event_frames import chunk, encode_message, error, event, exception
@@ -270,8 +270,8 @@ def test_an_end_inside_a_frame_is_a_violation_and_one_between_frames_is_not() ->
 @pytest.mark.parametrize(
     ("name", "kind", "outcome"),
     [
-        ("throttlingException", "overloaded_error", Outcome.PROVIDER_ILL),
-        ("ThrottlingException", "overloaded_error", Outcome.PROVIDER_ILL),
+        ("throttlingException", "rate_limit_error", Outcome.KEY_TIRED),
+        ("ThrottlingException", "rate_limit_error", Outcome.KEY_TIRED),
         ("serviceUnavailableException", "overloaded_error", Outcome.PROVIDER_ILL),
         ("modelNotReadyException", "overloaded_error", Outcome.PROVIDER_ILL),
         ("modelTimeoutException", "timeout_error", Outcome.PROVIDER_ILL),
@@ -290,6 +290,30 @@ def test_exceptions_and_errors_are_told_in_anthropics_types(name: str, kind: str
         assert not opening.content_started
         assert opening.error is not None
         assert failure_of_event(opening.error, "req_1").outcome is outcome
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(
+    ("before", "kind"),
+    [
+        ([], "rate_limit_error"),
+        ([START], "rate_limit_error"),
+        ([START, b'{"type":"ping"}'], "rate_limit_error"),
+        ([START, DELTA], "overloaded_error"),
+        ([b'{"type":"content_block_start"}', START], "overloaded_error"),
+    ],
+)
+def test_throttling_is_the_keys_until_content_has_been_passed_on(
+    before: list[bytes], kind: str, together: bool
+) -> None:
+    frames = [*map(chunk, before), exception("throttlingException", b'{"message":"Too many tokens"}')]
+    decoder = BedrockDecoder()
+
+    told = [decoder.receive_data(piece) for piece in ([b"".join(frames)] if together else frames)]
+
+    found = watched(b"".join(told))
+    assert found.error == StreamError(kind, "Too many tokens")
+    assert found.content_started == (kind == "overloaded_error")
 
 
 @pytest.mark.parametrize(
@@ -313,7 +337,7 @@ def test_a_model_stream_error_tells_what_the_model_said(details: dict[str, objec
 
 @pytest.mark.parametrize("payload", [b"", b"{}", b"plain", b"[]", b'{"message":7}', b"[" * 100_000])
 def test_an_exception_without_words_is_told_by_its_name(payload: bytes) -> None:
-    assert the_error(decode(exception("throttlingException", payload))) == ("overloaded_error", "throttlingException")
+    assert the_error(decode(exception("throttlingException", payload))) == ("rate_limit_error", "throttlingException")
 
 
 def test_an_exception_without_name_or_words_is_told_all_the_same() -> None:

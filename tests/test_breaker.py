@@ -277,7 +277,7 @@ def test_every_outcome_has_a_verdict() -> None:
 def test_only_what_the_provider_did_counts_for_or_against_it() -> None:
     verdicts = {verdict: {o for o in Outcome if breaker_verdict(o) is verdict} for verdict in (True, False, None)}
 
-    assert verdicts[True] == {Outcome.ANSWERED, Outcome.CALLERS_FAULT}
+    assert verdicts[True] == {Outcome.ANSWERED, Outcome.CALLERS_FAULT, Outcome.UNFIT}
     assert verdicts[False] == {Outcome.PROVIDER_ILL, Outcome.TRUNCATED, Outcome.STALLED}
     assert verdicts[None] == {Outcome.KEY_TIRED, Outcome.KEY_DEAD, Outcome.CLIENT_GONE}
 

@@ -206,6 +206,7 @@ FAULT = one(400, Outcome.CALLERS_FAULT, "fault")
 TIRED = one(429, Outcome.KEY_TIRED, "tired")
 UNPAID = one(429, Outcome.KEY_DEAD, "unpaid")
 REFUSED = one(401, Outcome.KEY_DEAD, "refused")
+FORBIDDEN = one(403, Outcome.UNFIT, "forbidden")
 PATHLESS = one(404, Outcome.PROVIDER_ILL, "pathless")
 UNABLE = one(501, Outcome.PROVIDER_ILL, "unable")
 ILL = one(529, Outcome.PROVIDER_ILL, "ill")
@@ -213,15 +214,15 @@ ILL = one(529, Outcome.PROVIDER_ILL, "ill")
 
 class MostUsefulTests(unittest.TestCase):
     def test_one_attempts_answer_is_given_as_it_came(self) -> None:
-        for failure in (FAULT, TIRED, REFUSED, PATHLESS, UNABLE, ILL):
+        for failure in (FAULT, TIRED, REFUSED, FORBIDDEN, PATHLESS, UNABLE, ILL):
             self.assertEqual(most_useful([failure], "r", 1), failure.answer)
 
-    @given(st.permutations([FAULT, TIRED, UNPAID, REFUSED, PATHLESS, UNABLE, ILL]), st.integers(2, 7))
+    @given(st.permutations([FAULT, TIRED, UNPAID, REFUSED, FORBIDDEN, PATHLESS, UNABLE, ILL]), st.integers(2, 8))
     def test_the_order_of_usefulness_does_not_depend_on_the_order_of_attempts(
         self, shuffled: list[Failure], count: int
     ) -> None:
         made = shuffled[:count]
-        best = next(f for f in (FAULT, TIRED, UNPAID, REFUSED, PATHLESS, UNABLE, ILL) if f in made)
+        best = next(f for f in (FAULT, TIRED, UNPAID, REFUSED, FORBIDDEN, PATHLESS, UNABLE, ILL) if f in made)
         answer = most_useful(made, "r", count)
         if best is ILL:
             self.assertEqual(answer.status, 502)

@@ -454,7 +454,7 @@ class Pools(RuleBasedStateMachine):
             usage = Usage(output=output)
             if use:
                 use.output = output
-        elif use and outcome in (Outcome.CALLERS_FAULT, Outcome.KEY_TIRED, Outcome.KEY_DEAD):
+        elif use and outcome in (Outcome.CALLERS_FAULT, Outcome.UNFIT, Outcome.KEY_TIRED, Outcome.KEY_DEAD):
             use.output = 0
         learned = None if reset is None else used_up(Window.INPUT, reset)
         ended.lease.settle(self.now, outcome, usage, retry_after, learned)

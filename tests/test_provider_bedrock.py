@@ -242,12 +242,17 @@ class CountTests(unittest.TestCase):
             path = unquote(urlsplit(request.url.decode()).path)
             self.assertEqual(path, f"/model/{foundation}/count-tokens")
 
-    def test_what_has_no_foundation_model_cannot_be_counted(self) -> None:
-        with self.assertRaises(ClientError) as caught:
-            prepared(b'{"model":"m"}', model=OWN_PROFILE, kind=CallKind.COUNT_TOKENS)
-        error = caught.exception
-        self.assertEqual((error.status, error.kind, error.should_retry), (501, "not_supported", False))
-        self.assertNotIn("123456789012", error.message)
+    def test_what_has_no_foundation_model_is_for_others_to_count(self) -> None:
+        counting = call_with(kind=CallKind.COUNT_TOKENS)
+        for provider, call, model, refused in (
+            (bedrock(), counting, OWN_PROFILE, True),
+            (bedrock(), call_with(), OWN_PROFILE, False),
+            (bedrock(), counting, "us.anthropic.claude-opus-5-5", False),
+            (build(provider_settings("bedrock", aws=replace(AWS, api="mantle"))), counting, OWN_PROFILE, False),
+        ):
+            reason = provider.refusal(call, model)
+            self.assertEqual(reason is not None, refused, model)
+            self.assertNotIn("123456789012", str(reason))
 
     def test_the_counted_body_is_one_that_could_be_invoked(self) -> None:
         version = {"anthropic_version": "bedrock-2023-05-31"}

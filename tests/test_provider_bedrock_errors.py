@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccrelay.core.failures import Failure, Remedy
-from ccrelay.core.model import Head
+from ccrelay.core.model import CallKind, Head
 from ccrelay.core.outcomes import Outcome
 from ccrelay.core.secret import Secret
 from ccrelay.providers import build
@@ -26,10 +26,12 @@ NAMES = [
 ]  # fmt: skip
 
 
-def failed(status: int, name: str | None, document: Any, provider: Any = None) -> Failure:
+def failed(
+    status: int, name: str | None, document: Any, provider: Any = None, kind: CallKind = CallKind.MESSAGES
+) -> Failure:
     """What the provider makes of it."""
     lines = () if name is None else ((b"x-amzn-errortype", name.encode()),)
-    return (provider or bedrock()).failure(Head(status, lines), json.dumps(document).encode())  # type: ignore[no-any-return]
+    return (provider or bedrock()).failure(Head(status, lines), json.dumps(document).encode(), False, kind)  # type: ignore[no-any-return]
 
 
 class NameTests(unittest.TestCase):
@@ -102,6 +104,37 @@ class RemedyTests(unittest.TestCase):
     def test_the_log_says_what_to_map(self) -> None:
         text = "Invocation of model ID x with on-demand throughput isn\u2019t supported."
         self.assertIn("model_mapping", failed(400, "ValidationException", {"message": text}).reason)
+
+
+class CountingTests(unittest.TestCase):
+    def test_what_cannot_be_counted_is_for_others_to_count(self) -> None:
+        for status, name, message in (
+            (400, "ValidationException", "The provided model identifier is invalid."),
+            (400, "ValidationException", "The provided model doesn\u2019t support counting tokens."),
+            (400, "ValidationException", "Invocation of model ID x with on-demand throughput isn\u2019t supported."),
+            (404, "ResourceNotFoundException", "Model not found."),
+            (404, "UnknownOperationException", None),
+            (404, None, None),
+            (405, None, None),
+            (403, "AccessDeniedException", "You don't have access to the model with the specified model ID."),
+            (403, "AccessDeniedException", "User x is not authorized to perform: bedrock:CountTokens on resource y"),
+        ):
+            failure = failed(status, name, {"message": message}, kind=CallKind.COUNT_TOKENS)
+            self.assertEqual((failure.outcome, failure.answer.status), (Outcome.UNFIT, 501), message)
+            self.assertEqual(json.loads(failure.answer.body)["error"]["type"], "not_supported")
+            self.assertIn((b"x-should-retry", b"false"), failure.answer.headers)
+
+    def test_what_is_wrong_with_the_call_or_the_account_is_told_as_it_is(self) -> None:
+        for status, name, message, outcome in (
+            (400, "ValidationException", "messages: Field required", Outcome.CALLERS_FAULT),
+            (400, "ValidationException", "Input is too long for requested model.", Outcome.CALLERS_FAULT),
+            (403, "UnrecognizedClientException", "The security token included is invalid", Outcome.KEY_DEAD),
+            (429, "ThrottlingException", "Too many requests", Outcome.KEY_TIRED),
+            (500, "InternalServerException", "oops", Outcome.PROVIDER_ILL),
+        ):
+            failure = failed(status, name, {"message": message}, kind=CallKind.COUNT_TOKENS)
+            self.assertIs(failure.outcome, outcome, message)
+            self.assertNotEqual(failure.answer.status, 501)
 
 
 class WordingTests(unittest.TestCase):

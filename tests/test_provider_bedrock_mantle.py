@@ -93,7 +93,7 @@ class MantleTests(unittest.TestCase):
         for status, kind, message, outcome, wait, remedy in (
             (429, "rate_limit_error", "Too many tokens", Outcome.KEY_TIRED, 5.0, None),
             (401, "authentication_error", "invalid API key", Outcome.KEY_DEAD, None, Remedy(renew=True)),
-            (403, "permission_error", policy, Outcome.CALLERS_FAULT, None, None),
+            (403, "permission_error", policy, Outcome.UNFIT, None, None),
             (403, "permission_error", "The security token is invalid", Outcome.KEY_DEAD, None, Remedy(renew=True)),
             (529, "overloaded_error", "Overloaded", Outcome.PROVIDER_ILL, None, None),
         ):

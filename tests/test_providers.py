@@ -208,9 +208,9 @@ class PrepareContract(unittest.TestCase):
 
     def test_tokens_are_counted_only_where_a_true_count_is_known_to_be_had(self) -> None:
         counting = call_with(kind=CallKind.COUNT_TOKENS)
-        able = {type_ for type_ in PROVIDERS if pooled(type_).refusal(counting) is None}
+        able = {type_ for type_ in PROVIDERS if pooled(type_).refusal(counting, "m") is None}
         self.assertEqual(able, {"anthropic", "azure", "bedrock", "simulator", "vertex"})
-        self.assertTrue(all(pooled(type_).refusal(call_with()) is None for type_ in PROVIDERS))
+        self.assertTrue(all(pooled(type_).refusal(call_with(), "m") is None for type_ in PROVIDERS))
 
 
 class DecoderContract(unittest.TestCase):

@@ -34,8 +34,11 @@ from ccrelay.interfaces import IStreamDecoder
 METRICS: Final = "amazon-bedrock-invocationMetrics"
 """A member of ``message_stop`` that Anthropic's API does not have. Its counts leave out the cache: never usage."""
 
+_THROTTLED: Final = frozenset({"throttlingexception", "toomanyrequestsexception"})
+"""The account's own limits. Before any content that is what HTTP's 429 says: another key may be tried. After it a
+client is best told what makes it try again soon."""
+
 _KINDS: Final = {
-    "throttlingexception": "overloaded_error",
     "serviceunavailableexception": "overloaded_error",
     "modelnotreadyexception": "overloaded_error",
     "modeltimeoutexception": "timeout_error",
@@ -54,6 +57,9 @@ _KINDS_OF_ORIGINAL: Final = {
 }
 """For what the model's own server answered Bedrock. Its 401 and 403 are between these two: no fault of our key."""
 
+_OPENING: Final = frozenset({"message_start", "ping", "error"})
+"""Events that are no content yet (``core.stream_watch``)."""
+
 # Each matches only JSON whose reading it gives; the payload's whole text, and the beginning of an event's.
 _USUAL_PAYLOAD: Final = re.compile(rb'\{"bytes":"([A-Za-z0-9+/=]*+)"(?:,"p":"[A-Za-z0-9]*+")?\}')
 _USUAL_EVENT: Final = re.compile(rb'[ \t\r\n]*+\{[ \t\r\n]*+"type"[ \t\r\n]*+:[ \t\r\n]*+"([a-z_]++)"')
@@ -65,10 +71,11 @@ _JSON: Final = json.JSONDecoder()
 class BedrockDecoder:
     """One streamed answer of Bedrock. Sans-IO; not reusable after a violation, an exception frame or the end."""
 
-    __slots__ = ("_over", "_parser", "_violation")
+    __slots__ = ("_begun", "_over", "_parser", "_violation")
 
     def __init__(self) -> None:
         self._parser = EventStreamParser()
+        self._begun = False  # content has been passed on
         self._over = False  # an exception has ended the answer
         self._violation: StreamViolation | None = None
 
@@ -86,9 +93,9 @@ class BedrockDecoder:
                     kind = message.headers.get(":message-type")
                     if kind == "event":
                         if message.headers.get(":event-type") == "chunk":
-                            events.append(_chunk(message.payload))
+                            events.append(self._chunk(message.payload))
                     elif kind in _ERRORS:
-                        events.append(_ERRORS[kind](message))
+                        events.append(_ERRORS[kind](message, self._begun))
                         self._over = True
                         break
             except StreamViolation as violation:
@@ -103,29 +110,29 @@ class BedrockDecoder:
             self._parser.receive_eof()
         return b""
 
+    def _chunk(self, payload: bytes) -> bytes:
+        """The SSE event in a chunk's payload; none for a chunk without content and for an object without a type."""
+        usual = _USUAL_PAYLOAD.fullmatch(payload)
+        encoded = usual[1] if usual else _object(payload).get("bytes", "")
+        if not encoded:
+            return b""
+        try:
+            event = binascii.a2b_base64(encoded, strict_mode=True)
+        except (ValueError, TypeError):  # not base64, not ASCII; no text at all
+            raise StreamViolation("a chunk of the event stream does not hold base64") from None
+        opening = _USUAL_EVENT.match(event)
+        kind = opening[1].decode("ascii") if opening else _object(event).get("type")
+        if not isinstance(kind, str) or not kind:
+            return b""
+        self._begun = self._begun or kind not in _OPENING
+        return encode_event(kind, event if kind != "message_stop" else _without_member(event, METRICS))
+
     def _refuse_poisoned(self) -> None:
         if self._violation is not None:
             raise self._violation.with_traceback(None)
 
 
-def _chunk(payload: bytes) -> bytes:
-    """The SSE event in a chunk's payload; none for a chunk without content and for an object without a type."""
-    usual = _USUAL_PAYLOAD.fullmatch(payload)
-    encoded = usual[1] if usual else _object(payload).get("bytes", "")
-    if not encoded:
-        return b""
-    try:
-        event = binascii.a2b_base64(encoded, strict_mode=True)
-    except (ValueError, TypeError):  # not base64, not ASCII; no text at all
-        raise StreamViolation("a chunk of the event stream does not hold base64") from None
-    opening = _USUAL_EVENT.match(event)
-    kind = opening[1].decode("ascii") if opening else _object(event).get("type")
-    if not isinstance(kind, str) or not kind:
-        return b""
-    return encode_event(kind, event if kind != "message_stop" else _without_member(event, METRICS))
-
-
-def _exception(message: Message) -> bytes:
+def _exception(message: Message, begun: bool) -> bytes:
     name = _text(message.headers.get(":exception-type"))
     try:
         details = _object(message.payload)
@@ -133,22 +140,24 @@ def _exception(message: Message) -> bytes:
         details = {}
     said = _text(details.get("message")) or _text(details.get("Message")) or name
     if name.lower() != "modelstreamerrorexception":
-        return _error_event(_kind(name), said)
+        return _error_event(_kind(name, begun), said)
     status = details.get("originalStatusCode")
     kind = _KINDS_OF_ORIGINAL.get(status, "api_error") if isinstance(status, int) else "api_error"
     return _error_event(kind, _text(details.get("originalMessage")) or said)
 
 
-def _error(message: Message) -> bytes:
+def _error(message: Message, begun: bool) -> bytes:
     code = _text(message.headers.get(":error-code"))
-    return _error_event(_kind(code), _text(message.headers.get(":error-message")) or code)
+    return _error_event(_kind(code, begun), _text(message.headers.get(":error-message")) or code)
 
 
-_ERRORS: Final[dict[HeaderValue | None, Callable[[Message], bytes]]] = {"exception": _exception, "error": _error}
-"""The message types that end the answer, each with what makes it an SSE event."""
+_ERRORS: Final[dict[HeaderValue | None, Callable[[Message, bool], bytes]]] = {"exception": _exception, "error": _error}
+"""The message types that end the answer, each with what makes it an SSE event, given whether content came before."""
 
 
-def _kind(name: str) -> str:
+def _kind(name: str, begun: bool) -> str:
+    if name.lower() in _THROTTLED:
+        return "overloaded_error" if begun else "rate_limit_error"
     return _KINDS.get(name.lower(), "api_error")
 
 

@@ -32,6 +32,7 @@ class BreakerState(enum.Enum):
 VERDICTS: dict[Outcome, bool | None] = {
     Outcome.ANSWERED: True,
     Outcome.CALLERS_FAULT: True,
+    Outcome.UNFIT: True,
     Outcome.KEY_TIRED: None,
     Outcome.KEY_DEAD: None,
     Outcome.PROVIDER_ILL: False,

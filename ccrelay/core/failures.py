@@ -146,7 +146,8 @@ def most_useful(failures: Sequence[Failure], request_id: str, attempts: int) -> 
 
     failures: the attempts that were answered with an error, in order. attempts: all that were made, those included
     that ended without an answer. One lone attempt's answer is given as it is; among several: the request's own fault,
-    the last 429 (with the earliest time at which any key works again), a refused key, 404, 501, else 502 ``api_error``.
+    the last 429 (with the earliest time at which any key works again), a refused key or model, 404, 501, else 502
+    ``api_error``.
     """
     chosen = failures[0] if len(failures) == attempts == 1 else _best(failures)
     if chosen is None:
@@ -191,6 +192,7 @@ def _best(failures: Sequence[Failure]) -> Failure | None:
         lambda failure: failure.outcome is Outcome.KEY_TIRED,
         lambda failure: failure.answer.status == 429,
         lambda failure: failure.outcome is Outcome.KEY_DEAD,
+        lambda failure: failure.outcome is Outcome.UNFIT and failure.answer.status == 403,
         lambda failure: failure.answer.status == 404,
         lambda failure: failure.answer.status == 501,
     )
@@ -215,7 +217,7 @@ def _should_retry(head: Head, outcome: Outcome) -> bool | None:
     said = first(head.headers, b"x-should-retry")
     if said in (b"true", b"false"):
         return said == b"true"
-    hopeless = outcome in (Outcome.KEY_DEAD, Outcome.CALLERS_FAULT)
+    hopeless = outcome in (Outcome.KEY_DEAD, Outcome.CALLERS_FAULT, Outcome.UNFIT)
     return False if hopeless and (head.status in _RETRIED or head.status >= 500) else None
 
 

@@ -40,7 +40,7 @@ _LEAST: Final = Demand(1, 1)
 _ALIVE: Final = frozenset({Outcome.ANSWERED, Outcome.TRUNCATED, Outcome.STALLED})
 """Outcomes that only a key which the upstream accepts can have: an answer had begun."""
 
-_REFUSED: Final = frozenset({Outcome.CALLERS_FAULT, Outcome.KEY_TIRED, Outcome.KEY_DEAD})
+_REFUSED: Final = frozenset({Outcome.CALLERS_FAULT, Outcome.UNFIT, Outcome.KEY_TIRED, Outcome.KEY_DEAD})
 """Outcomes of which no token was used: the upstream said no before it did anything."""
 
 

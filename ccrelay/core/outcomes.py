@@ -11,10 +11,14 @@ from ccrelay.errors import RelayError
 
 
 class Outcome(enum.Enum):
-    """How one attempt ended. The value is the word used in logs and metrics."""
+    """How one attempt ended. The value is the word used in logs and metrics.
+
+    UNFIT: the upstream is well, but does not do this for anybody (count tokens), or not with this model for us.
+    """
 
     ANSWERED = "answered"
     CALLERS_FAULT = "callers_fault"
+    UNFIT = "unfit"
     KEY_TIRED = "key_tired"
     KEY_DEAD = "key_dead"
     PROVIDER_ILL = "provider_ill"
@@ -34,6 +38,7 @@ class Next(enum.Enum):
 NEXT: dict[Outcome, Next] = {
     Outcome.ANSWERED: Next.NOBODY,
     Outcome.CALLERS_FAULT: Next.NOBODY,
+    Outcome.UNFIT: Next.ANOTHER_PROVIDER,
     Outcome.KEY_TIRED: Next.ANOTHER_KEY,
     Outcome.KEY_DEAD: Next.ANOTHER_KEY,
     Outcome.PROVIDER_ILL: Next.ANOTHER_PROVIDER,

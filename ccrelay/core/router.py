@@ -212,7 +212,7 @@ class Route:
         """The call has ended; its client may ask the same again."""
         if not self.begun or self._fingerprint is None:
             return
-        if outcome in (Outcome.ANSWERED, Outcome.CALLERS_FAULT):
+        if outcome in (Outcome.ANSWERED, Outcome.CALLERS_FAULT, Outcome.UNFIT):
             self._memory.retries.answered(self.scope, self._fingerprint)
         else:
             self._memory.retries.record(self.scope, self._fingerprint, self.begun, now)
@@ -291,7 +291,7 @@ class Route:
     def _never(self, contender: Contender) -> Drop | None:
         """Why the call can never go there, whatever the time; None if it may."""
         name, provider = contender.name, contender.provider
-        refusal = provider.refusal(self._call)
+        refusal = provider.refusal(self._call, provider.model_for(self._model))
         if refusal is not None:
             return Drop(name, Why.KIND, refusal)
         if not contender.has_key_for(self._call):

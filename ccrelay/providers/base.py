@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import ClassVar, Final
@@ -32,12 +32,24 @@ from ccrelay.core.model import (
 )
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.pair_edits import nested_edits
-from ccrelay.core.pairs import UNFILTERED, PairTable, complaint_pairs, decide, header_betas, pairs_for, with_betas
+from ccrelay.core.pairs import (
+    MAX_NAMES,
+    UNFILTERED,
+    PairTable,
+    complaint_pairs,
+    decide,
+    header_betas,
+    pairs_for,
+    with_betas,
+)
 from ccrelay.core.settings import ProviderSettings
 from ccrelay.core.sse import EventAligner
 from ccrelay.interfaces import IProvider, IStreamDecoder
 
 _REDACTED: Final = b"[redacted]"
+
+_LONGEST_TOLD: Final = 100
+"""Characters of a name in the log: the longest beta has half as many."""
 
 
 @implementer(IProvider)
@@ -88,7 +100,7 @@ class AnthropicFormat:
         catalogued = cloud_model(self.table, asked, self.region) if self.table else None
         return map_model(asked, self.settings.model_mapping, catalogued)
 
-    def refusal(self, call: Call) -> str | None:
+    def refusal(self, call: Call, model: str) -> str | None:
         """See IProvider."""
         if call.kind is CallKind.COUNT_TOKENS and not self.counts_tokens:
             return "has no count_tokens"
@@ -100,12 +112,13 @@ class AnthropicFormat:
         Where the plan leaves pairs or members out, the body must be complete, whatever ``inspects_body`` says.
         """
         lines, edits = self.headers(call, plan.credential), merge_edits(plan.edits, self.renamed(plan))
+        left_out: tuple[str, ...] = ()
         if plan.drop or plan.remove or self.inspects_body:
-            lines, less = self.without(call, plan, lines)
+            lines, less, left_out = self.without(call, plan, lines)
             edits = merge_edits(edits, less)
         query = self.query(call)
         url = self._base + call.kind.value.encode("ascii") + (b"?" + query if query else b"")
-        return UpstreamRequest(b"POST", url, lines, edits)
+        return UpstreamRequest(b"POST", url, lines, edits, left_out)
 
     def renamed(self, plan: AttemptPlan) -> tuple[Edit, ...]:
         """The edit that gives the body's ``model`` the upstream's name; none where it has it."""
@@ -115,8 +128,8 @@ class AnthropicFormat:
 
     def without(
         self, call: Call, plan: AttemptPlan, lines: Headers, added: Mapping[str, bytes] = MappingProxyType({})
-    ) -> tuple[Headers, tuple[Edit, ...]]:
-        """``lines`` and the body's edits without the betas, fields and members that are not to be sent.
+    ) -> tuple[Headers, tuple[Edit, ...], tuple[str, ...]]:
+        """``lines`` and the body's edits without the betas, fields and members that are not to be sent; their names.
 
         added: members to put in, none of which stays in the body. Only betas that are left out disappear from
         ``lines``; whoever has no table of pairs is sent all others.
@@ -127,7 +140,7 @@ class AnthropicFormat:
         inner = nested_edits(whole(call.body), decision.nested) if decision.nested else ()
         removed = decision.remove | plan.remove | self.refuses
         edits = (*inner, *remove_members(members, removed), *add_members(members, added, removed))
-        return with_betas(lines, decision.betas), edits
+        return with_betas(lines, decision.betas), edits, told_names(decision.dropped)
 
     def pairs(self, model: str) -> PairTable:
         """Which betas and fields go there for ``model``, the upstream's name."""
@@ -179,7 +192,9 @@ class AnthropicFormat:
         """See IProvider."""
         return None
 
-    def failure(self, head: Head, body: bytes, own_credential: bool = False) -> Failure:
+    def failure(
+        self, head: Head, body: bytes, own_credential: bool = False, kind: CallKind = CallKind.MESSAGES
+    ) -> Failure:
         """See IProvider."""
         if not own_credential:
             head, body = self._without_secrets(head, body)
@@ -213,3 +228,8 @@ class AnthropicFormat:
             if any(secret in value for _, value in head.headers):
                 head = Head(head.status, tuple(line for line in head.headers if secret not in line[1]))
         return head, body
+
+
+def told_names(left_out: Sequence[str]) -> tuple[str, ...]:
+    """Names of betas and members for the log; clients make them up, so that neither number nor length is theirs."""
+    return tuple(name[:_LONGEST_TOLD] for name in left_out[:MAX_NAMES])

@@ -21,7 +21,6 @@ from ccrelay.core.model import (
     AwsKeys,
     Call,
     CallKind,
-    Edit,
     Head,
     Headers,
     UpstreamRequest,
@@ -31,7 +30,7 @@ from ccrelay.core.pairs import PairTable, complaint_pairs, pairs_for
 from ccrelay.core.settings import AwsSettings, ProviderSettings
 from ccrelay.errors import ClientError
 from ccrelay.interfaces import IStreamDecoder
-from ccrelay.providers.base import AnthropicFormat
+from ccrelay.providers.base import AnthropicFormat, told_names
 from ccrelay.providers.bedrock_body import body_edits, wants_stream
 from ccrelay.providers.bedrock_errors import Fault, error_name, read_fault
 from ccrelay.providers.bedrock_signing import body_hash, require_botocore, signature_lines
@@ -77,19 +76,28 @@ class BedrockProvider(AnthropicFormat):
         return self.settings.base_url or f"https://bedrock-runtime.{region}.{suffix}"
 
     def prepare(self, call: Call, plan: AttemptPlan) -> UpstreamRequest:
-        """See IProvider. Raises ClientError for a name that is none of a model, and for one that cannot be counted."""
+        """See IProvider. Raises ClientError for a name that is none of a model."""
         if call.kind is CallKind.COUNT_TOKENS:
-            model, operation, accept = self._countable(plan.model), "count-tokens", _JSON
+            model, operation, accept = _foundation_model(plan.model), "count-tokens", _JSON
         elif wants_stream(call.body.members.in_order):
             model, operation, accept = plan.model, "invoke-with-response-stream", _EVENT_STREAM
         else:
             model, operation, accept = plan.model, "invoke", _JSON
         url = self._base + f"/model/{self._quoted(model)}/{operation}".encode("ascii")
-        edits = body_edits(call, plan, self._pairs(plan.model))
+        edits, left_out = body_edits(call, plan, self._pairs(plan.model))
         # A closed list, unlike elsewhere: AWS knows none of a client's headers, and its version and betas are in the
         # body, where they are filtered: a beta that stood in the header too would come in behind the filter's back.
         lines = ((b"content-type", _JSON), (b"accept", accept), *_options(call.headers))
-        return self._authenticated(call, plan, url, lines, (*lines, (b"accept-encoding", b"identity")), edits)
+        request = UpstreamRequest(
+            b"POST", url, (*lines, (b"accept-encoding", b"identity")), edits, told_names(left_out)
+        )
+        return self._authenticated(call, plan, lines, request)
+
+    def refusal(self, call: Call, model: str) -> str | None:
+        """See IProvider. CountTokens knows foundation models only, and a profile of the account's own hides its one."""
+        if call.kind is CallKind.COUNT_TOKENS and _foundation_model(model).startswith("arn:"):
+            return "cannot count tokens for a profile of the account's own"
+        return super().refusal(call, model)
 
     def decoder(self, head: Head) -> IStreamDecoder | None:
         """See IProvider."""
@@ -111,11 +119,13 @@ class BedrockProvider(AnthropicFormat):
         """See IProvider."""
         return _token_count if call.kind is CallKind.COUNT_TOKENS else None
 
-    def failure(self, head: Head, body: bytes, own_credential: bool = False) -> Failure:
+    def failure(
+        self, head: Head, body: bytes, own_credential: bool = False, kind: CallKind = CallKind.MESSAGES
+    ) -> Failure:
         """See IProvider."""
         head, body = self._without_secrets(head, body)
         answered = self.answer_head(head)
-        fault = read_fault(error_name(head, body), answered, body, self.name)
+        fault = read_fault(error_name(head, body), answered, body, self.name, kind)
         told = replace(answered, status=fault.status)
         failure = failure_of(told, body, fault.complaint, fault.verdict, own_credential=False)
         reason = f"{failure.reason}: {fault.hint}" if fault.hint else failure.reason
@@ -132,14 +142,6 @@ class BedrockProvider(AnthropicFormat):
         refused = complaint_pairs(self._pairs(""), fault.complaint.message)  # of the pairs that any model takes
         return Remedy(drop=refused) if refused else None
 
-    def _countable(self, model: str) -> str:
-        """The foundation model's id: CountTokens knows no profiles."""
-        found = _PROFILE.sub("", model)
-        if found.startswith("arn:"):
-            message = f"cc-relay: {self.name} cannot count tokens for a profile of the account's own"
-            raise ClientError(501, "not_supported", message, should_retry=False)
-        return found
-
     def _quoted(self, model: str) -> str:
         """The name as one segment of a path, as botocore writes it: an ARN has colons and slashes."""
         if model in ("", ".", "..") or ";" in model or not model.isprintable():
@@ -149,17 +151,17 @@ class BedrockProvider(AnthropicFormat):
         return quote(model, safe="")
 
     def _authenticated(
-        self, call: Call, plan: AttemptPlan, url: bytes, signed: Headers, lines: Headers, edits: tuple[Edit, ...]
+        self, call: Call, plan: AttemptPlan, signed: Headers, request: UpstreamRequest
     ) -> UpstreamRequest:
-        """The request with the plan's credential. signed: those of ``lines`` that a signature covers."""
+        """``request`` with the plan's credential. signed: those of its lines that a signature covers."""
         credential = plan.credential
         if isinstance(credential, AwsKeys):
-            content = body_hash(call.body, edits)
-            text = url.decode("ascii")
-            lines += signature_lines(text, signed, content, credential, self.aws.region, self.service, plan.now)
+            content = body_hash(call.body, request.edits)
+            text = request.url.decode("ascii")
+            lines = signature_lines(text, signed, content, credential, self.aws.region, self.service, plan.now)
         else:
-            lines += self.credential_lines(credential)
-        return UpstreamRequest(b"POST", url, lines, edits)
+            lines = self.credential_lines(credential)
+        return replace(request, headers=request.headers + lines)
 
     def key_line(self, key: ApiKey) -> tuple[bytes, bytes]:
         """A Bedrock API key is a bearer, whatever the settings say."""
@@ -181,7 +183,11 @@ class MantleProvider(BedrockProvider):
         """See IProvider. Betas and their fields are filtered; the version stays the client's."""
         sent = AnthropicFormat.prepare(self, call, replace(plan, credential=None))
         content_type = (line for line in sent.headers if line[0] == b"content-type" and _PRINTABLE.fullmatch(line[1]))
-        return self._authenticated(call, plan, sent.url, tuple(content_type)[:1], sent.headers, sent.edits)
+        return self._authenticated(call, plan, tuple(content_type)[:1], sent)
+
+    def refusal(self, call: Call, model: str) -> str | None:
+        """See IProvider. It counts whatever it answers."""
+        return AnthropicFormat.refusal(self, call, model)
 
     def query(self, call: Call) -> bytes:
         """Only what Anthropic's SDKs send: AWS signs a query in a spelling of its own, and knows no other."""
@@ -190,6 +196,11 @@ class MantleProvider(BedrockProvider):
     def rewrite(self, call: Call) -> Callable[[bytes], bytes] | None:
         """See IProvider."""
         return None
+
+
+def _foundation_model(model: str) -> str:
+    """The id of the foundation model that ``model`` is a profile of; ``model`` itself where it does not say."""
+    return _PROFILE.sub("", model)
 
 
 def _options(headers: Headers) -> Headers:

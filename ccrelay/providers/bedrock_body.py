@@ -37,8 +37,9 @@ def wants_stream(members: Sequence[Member]) -> bool:
     return bool(said) and said[-1] == b"true"
 
 
-def body_edits(call: Call, plan: AttemptPlan, table: PairTable) -> tuple[Edit, ...]:
-    """The edits that make the complete body of ``call`` what Bedrock takes, those of ``plan`` included.
+def body_edits(call: Call, plan: AttemptPlan, table: PairTable) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
+    """The edits that make the complete body of ``call`` what Bedrock takes, those of ``plan`` included; and the names
+    of the betas and fields that it is not to get.
 
     table: what Bedrock takes for the plan's model. For CountTokens they are one edit of the whole body, which holds it
     in base64. Raises ClientError where ``anthropic_beta`` is no list of strings, or what must be edited is not JSON.
@@ -57,7 +58,9 @@ def body_edits(call: Call, plan: AttemptPlan, table: PairTable) -> tuple[Edit, .
     if call.kind is CallKind.COUNT_TOKENS:
         _fit_for_counting(call.body, members, names, removed, added)
     edits = merge_edits(plan.edits, inner, remove_members(members, removed), add_members(members, added, removed))
-    return edits if call.kind is CallKind.MESSAGES else (_wrapped(call.body, edits),)
+    if call.kind is CallKind.COUNT_TOKENS:
+        edits = (_wrapped(call.body, edits),)
+    return edits, decision.dropped
 
 
 def _body_betas(body: Source, members: Iterable[Member]) -> tuple[str, ...]:

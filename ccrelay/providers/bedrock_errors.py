@@ -18,7 +18,7 @@ from typing import Any, Final
 from ccrelay.core.aws_text import without_accounts
 from ccrelay.core.complaints import MAX_TEXT, MAX_WORD, Complaint, read_complaint
 from ccrelay.core.failures import Remedy, Verdict
-from ccrelay.core.model import Head
+from ccrelay.core.model import CallKind, Head
 from ccrelay.core.outcomes import Outcome
 
 _MOMENT: Final = 5.0
@@ -63,10 +63,9 @@ _DAILY = _Meaning(Verdict(Outcome.KEY_TIRED, "rate_limit_error", _DAY), 429)
 _BUSY = _Meaning(Verdict(Outcome.PROVIDER_ILL, "overloaded_error"), 529)
 _BROKEN = _Meaning(Verdict(Outcome.PROVIDER_ILL, "api_error"), 500)
 _SLOW = _Meaning(Verdict(Outcome.PROVIDER_ILL, "timeout_error"), 504)
-_CANNOT_COUNT = _Meaning(Verdict(Outcome.CALLERS_FAULT, "not_supported"), 501)
+_CANNOT_COUNT = _Meaning(Verdict(Outcome.UNFIT, "not_supported"), 501)
 _LOCKED = _Meaning(Verdict(Outcome.KEY_DEAD, "permission_error"))
-# The next model may well be allowed: neither the credential nor the provider is to be taken out of use.
-_NOT_THIS_MODEL = _Meaning(Verdict(Outcome.CALLERS_FAULT, "permission_error"))
+_NOT_THIS_MODEL = _Meaning(Verdict(Outcome.UNFIT, "permission_error"))
 
 
 def _refused(what_to_set: str) -> _Meaning:
@@ -109,6 +108,9 @@ _OF_THE_MODEL: Final = frozenset({"modelerrorexception", "modelstreamerrorexcept
 _DENIED: Final = "accessdeniedexception"
 
 _CANNOT_COUNT_WORDS: Final = ("support counting tokens", "bedrock:counttokens", "bedrock-mantle:counttokens")
+_UNKNOWN_MODEL_WORDS: Final = ("provided model", "model id", "on-demand throughput isn")
+"""Of a count's 400, besides those above: CountTokens knows fewer names of a model than InvokeModel does."""
+
 _EXPIRED_WORDS: Final = ("security token included in the request is expired", "token has expired", "token is expired")
 _UNKNOWN_WORDS: Final = ("security token",)
 _BAD_TOKEN_WORDS: Final = ("api key", "bearer token", "authentication failed")
@@ -129,11 +131,12 @@ def error_name(head: Head, body: bytes) -> str | None:
     return None
 
 
-def read_fault(name: str | None, head: Head, body: bytes, provider: str) -> Fault:
+def read_fault(name: str | None, head: Head, body: bytes, provider: str, kind: CallKind = CallKind.MESSAGES) -> Fault:
     """Understand an unsuccessful answer. Never raises.
 
     name: what ``error_name`` found. head, body: the rest of the answer; head is without AWS's own lines, but that
-    ``request-id`` has its request's. provider: the configured name.
+    ``request-id`` has its request's. provider: the configured name. kind: what was asked for; a model that cannot be
+    counted, whatever is said of it then, may still be asked for messages.
     """
     complaint = read_complaint(head, body, provider)
     document = _document(body)
@@ -149,6 +152,8 @@ def read_fault(name: str | None, head: Head, body: bytes, provider: str) -> Faul
         message=message,
     )
     meaning = _of_the_model(document) if lower in _OF_THE_MODEL else _meaning(head.status, lower, said or message)
+    if kind is CallKind.COUNT_TOKENS and _is_about_counting(head.status, meaning, message):
+        meaning = _CANNOT_COUNT
     if meaning is None:
         return Fault(complaint, head.status, None)
     status = meaning.status or head.status
@@ -179,6 +184,13 @@ def _meaning(status: int, name: str, message: str) -> _Meaning | None:
     if name != _DENIED and _POLICY_WORDS not in words:
         return None  # whatever stands before AWS may answer 403
     return _NOT_THIS_MODEL if any(part in words for part in _MODEL_WORDS) else _LOCKED
+
+
+def _is_about_counting(status: int, meaning: _Meaning | None, message: str) -> bool:
+    """Whether a refused count says that this model, or anything, cannot be counted, and not what is wrong with it."""
+    if meaning is _WRONG:
+        return any(part in message.lower() for part in _UNKNOWN_MODEL_WORDS)
+    return meaning in (_MISSING, _NOT_THIS_MODEL) or (meaning is None and status in (404, 405))
 
 
 def _of_the_model(document: Mapping[str, Any]) -> _Meaning:

@@ -124,15 +124,18 @@ class VertexProvider(AnthropicFormat):
         added = {} if "anthropic_version" in present else {"anthropic_version": _VERSION}
         if call.kind is CallKind.COUNT_TOKENS:
             # Its betas are refused one and all, and what they enable with them.
-            lines, less = self.without(call, replace(plan, drop=plan.drop | self.pairs(plan.model).names), lines, added)
+            plan = replace(plan, drop=plan.drop | self.pairs(plan.model).names)
+            lines, less, _ = self.without(call, plan, lines, added)
+            left_out: tuple[str, ...] = ()  # what goes with messages is nothing to tell of
             edits = merge_edits(plan.edits, self.renamed(plan), less)
             url = self._url(self.gcp.count_tokens_region or self.gcp.region, _COUNTER, "rawPredict")
         else:
-            lines, less = self.without(call, replace(plan, remove=plan.remove | {"model"}), lines, added)
+            plan = replace(plan, remove=plan.remove | {"model"})
+            lines, less, left_out = self.without(call, plan, lines, added)
             edits = merge_edits(plan.edits, less)
             verb = "streamRawPredict" if wants_stream(call.body.members.in_order) else "rawPredict"
             url = self._url(self.gcp.region, self._quoted(plan.model), verb)
-        return UpstreamRequest(b"POST", url, lines, edits)
+        return UpstreamRequest(b"POST", url, lines, edits, left_out)
 
     def headers(self, call: Call, credential: Credential) -> Headers:
         """As everywhere, less what clients could tell Google: which project pays comes with the credential."""
@@ -152,7 +155,9 @@ class VertexProvider(AnthropicFormat):
             head, headers=tuple(line for line in head.headers if not line[0].startswith((b"x-goog-", b"x-vertex-ai-")))
         )
 
-    def failure(self, head: Head, body: bytes, own_credential: bool = False) -> Failure:
+    def failure(
+        self, head: Head, body: bytes, own_credential: bool = False, kind: CallKind = CallKind.MESSAGES
+    ) -> Failure:
         """See IProvider."""
         head, body = self._without_secrets(self.answer_head(head), _without_array(body))
         complaint = self.complaint(head, body)

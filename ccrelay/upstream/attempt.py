@@ -118,7 +118,7 @@ class Attempt:
         self.head = head
         if not 200 <= head.status < 300:
             body = await _read_error(self._clock, response)
-            return self._provider.failure(head, body, own_credential)  # type: ignore[no-any-return]
+            return self._provider.failure(head, body, own_credential, call.kind)  # type: ignore[no-any-return]
         answered: Head = self._provider.answer_head(head)
         lines = response_headers(answered.headers, own_credential=own_credential)
         try:
@@ -215,7 +215,7 @@ class Attempt:
         """An error inside a 200, as the provider judges it in an answer of its own: it may repeat a key there too."""
         told = failure_of_event(refusal.error, call.request_id)
         head = Head(told.answer.status, told.answer.headers)
-        judged: AttemptFailure = self._provider.failure(head, told.answer.body, own_credential)
+        judged: AttemptFailure = self._provider.failure(head, told.answer.body, own_credential, call.kind)
         return replace(judged, reason=told.reason)
 
     def _committing(self, call: Call) -> None:
