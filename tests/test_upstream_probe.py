@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from twisted.web.client import URI
 
+from ccrelay.core.breaker import Breaker
+from ccrelay.core.settings import HealthSettings
 from ccrelay.upstream.agent import origin_endpoint
 from ccrelay.upstream.connect_proxy import ConnectProxyEndpoint
 from ccrelay.upstream.probe import (
@@ -366,13 +369,37 @@ def test_each_round_probes_what_is_due_and_tells_the_result() -> None:
     rig.clock.advance(INTERVAL)
     assert rig.connecting() == ["a", "b"]
     rig.endpoints["a"].succeed()
+    rig.due = {"c"}
     rig.clock.advance(1)
     rig.endpoints["b"].fail(Refused())
     assert rig.told == [(10.0, "a", True), (11.0, "b", False)]
-    rig.due = {"c"}
-    rig.clock.advance(INTERVAL - 1)
     assert rig.connecting() == ["c"]
     rig.prober.stop()
+
+
+@pytest.mark.parametrize("interval", [0.3, 10.0])
+def test_an_open_circuit_is_probed_once_in_every_interval_not_in_every_other_one(interval: float) -> None:
+    health = HealthSettings(1, 1000.0, 1, True, interval)
+    rig = Rig("a")
+    breaker = Breaker(health)
+    target = ProbeTarget(
+        "a", breaker.probe_due, breaker.probe_succeeded, breaker.probe_failed, rig.endpoints["a"], None
+    )
+    rig.prober = Prober(rig.clock, [target], interval)
+    rig.prober.start()
+    rig.clock.advance(interval / 50)  # between two rounds
+    breaker.begin(rig.clock.seconds()).settle(False, rig.clock.seconds())
+    probes = []
+    while rig.clock.seconds() < 20 * interval:
+        rig.clock.advance(interval / 50)
+        if rig.endpoints["a"].pending:
+            probes.append(rig.clock.seconds())
+            rig.endpoints["a"].fail(Refused())
+    rig.prober.stop()
+    gaps = [later - earlier for earlier, later in itertools.pairwise([interval / 50, *probes])]
+    assert probes
+    assert min(gaps) >= interval * 0.99
+    assert max(gaps) <= interval * 1.3
 
 
 def test_a_probe_that_lasts_is_not_joined_by_a_second_one_and_ends_by_its_timeout() -> None:
@@ -516,7 +543,7 @@ def test_whatever_happens_a_target_has_one_probe_at_most_and_one_result_for_each
         results = [result for _, told, result in rig.told if told == name]
         assert results.count(True) == len(endpoint.made)
         assert results.count(False) == refused[name] + endpoint.cancelled
-        assert len(results) <= rig.clock.seconds() / INTERVAL
+        assert len(results) <= rig.clock.seconds()  # rounds are a second apart, and here everybody is always due
     rig.prober.stop()
     rig.clock.advance(0)
     assert rig.clock.getDelayedCalls() == []

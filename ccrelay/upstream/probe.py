@@ -34,6 +34,9 @@ PROBE_TIMEOUT = 10.0
 """Seconds for a whole probe: what a call's TCP connection alone is given by default, and no longer than the default
 interval, so that a provider that swallows connections is asked about as often as one that refuses them."""
 
+_LONGEST_PAUSE = 1.0
+"""Seconds between two rounds: so much later than its time may a probe be where the interval is long."""
+
 _WANTS_A_KEY = frozenset({401, 403})
 """A proxy in front that wants the key, which a probe never sends: whether it lets calls through is for calls to find
 out. Taken for illness, it would keep the circuit open for ever."""
@@ -112,7 +115,7 @@ async def probe(
 
 async def _connect(endpoint: IStreamClientEndpoint) -> None:
     knock = _Knock()
-    await endpoint.connect(Factory.forProtocol(lambda: knock))
+    await endpoint.connect(_Knocks.forProtocol(lambda: knock))
     try:
         await knock.opened
     finally:
@@ -126,6 +129,10 @@ async def _ask(clock: IReactorTime, endpoint: IStreamClientEndpoint, http: Probe
     response.refuse()
     if not 200 <= response.code < 300 and response.code not in _WANTS_A_KEY:
         raise ProbeFailed(f"answered {response.code} to the probe")
+
+
+class _Knocks(Factory):
+    noisy = False  # or each probe of an outage would leave two lines in the log
 
 
 @implementer(IHandshakeListener)
@@ -159,8 +166,10 @@ class _Knock(Protocol):
 
 
 class Prober:
-    """Probes those of ``targets`` that are due, every ``interval`` seconds, until it is stopped.
+    """Probes those of ``targets`` that are due until it is stopped.
 
+    interval: seconds between two probes of a target, which is for ``due`` to see to; rounds are closer together, or a
+    target that becomes due just after one would be probed in every other interval only.
     Targets are probed side by side, each once at a time: one that takes longer than the interval is left alone until
     its result is there. Whatever goes wrong is a failed probe, and in the log if it is a defect; the next round comes.
     """
@@ -168,14 +177,14 @@ class Prober:
     def __init__(self, clock: IReactorTime, targets: Sequence[ProbeTarget], interval: float) -> None:
         self._clock = clock
         self._targets = tuple(targets)
-        self._interval = interval
+        self._pause = min(_LONGEST_PAUSE, interval / 4)
         self._next: IDelayedCall | None = None
         self._under_way: dict[str, Deferred[None]] = {}
 
     def start(self) -> None:
-        """The first round comes after one interval: a circuit that has just opened is not worth a probe yet."""
+        """Rounds begin. Nothing happens if they have."""
         if self._next is None:
-            self._next = self._clock.callLater(self._interval, self._round)
+            self._next = self._clock.callLater(self._pause, self._round)
 
     def stop(self) -> None:
         """No more rounds; what is under way is broken off, and its result told to nobody."""
@@ -187,7 +196,7 @@ class Prober:
             probing.cancel()
 
     def _round(self) -> None:
-        self._next = self._clock.callLater(self._interval, self._round)
+        self._next = self._clock.callLater(self._pause, self._round)
         for target in self._targets:
             try:
                 if self._wanted(target):
