@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -109,6 +109,10 @@ class Asking:
                 if credential is None:
                     credential = await self._credential(pick)
                 result = await self._attempt(pick, fit, stripped, changes, credential)
+            except CancelledError:
+                given_up = self._without_answer(Outcome.CLIENT_GONE, "given up", pick)
+                self._record(pick, fit, stripped, changes, given_up, began)
+                raise
             except CredentialError as error:
                 # Not the key's fault: whoever issues it could not be asked, or refused to.
                 result = self._without_answer(Outcome.PROVIDER_ILL, str(error), pick)

@@ -16,6 +16,7 @@ from ccrelay.core.answers import answer_of
 from ccrelay.core.contenders import Pick
 from ccrelay.core.exhausted import nobody_to_ask
 from ccrelay.core.failures import Failure, most_useful
+from ccrelay.core.live import LiveCalls
 from ccrelay.core.members import Member
 from ccrelay.core.model import Answer, Call, Headers, Usage
 from ccrelay.core.outcomes import Outcome
@@ -33,15 +34,24 @@ _log = Logger(namespace="ccrelay.relay")
 class Relay:
     """Serves calls with the upstreams of one runtime.
 
-    timeout: seconds until the answer must have begun. observe(record): called once per call, when it has ended.
+    timeout: seconds until the answer must have begun. observe(record): called once per call, when it has ended. live:
+    where calls under way are listed.
     """
 
-    def __init__(self, tools: Tools, timeout: float, *, observe: Callable[[AccessRecord], None]) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        timeout: float,
+        *,
+        observe: Callable[[AccessRecord], None],
+        live: LiveCalls | None = None,
+    ) -> None:
         self._tools = tools
         self._clock = tools.clock
         self._router = tools.router
         self._timeout = timeout
         self._observe = observe
+        self._live = LiveCalls() if live is None else live
 
     def handle(self, call: Call, sink: IResponseSink) -> Deferred[None]:
         """Serve ``call`` to ``sink``. The Deferred fires when the call has ended, however; it never fails.
@@ -51,6 +61,7 @@ class Relay:
         """
         client: Any = sink
         story = Story(self._clock.seconds())
+        self._live.begin(call, story, client)
         verdicts: list[tuple[ClientError, Outcome]] = []
 
         def stop(verdict: ClientError, blame: Outcome) -> None:
@@ -87,6 +98,7 @@ class Relay:
             unwatch()
             if deadline.active():
                 deadline.cancel()
+            self._live.end(story)
             self._settle(story)
             call.body.release()
             self._observe(story.record(call, client.bytes_out, self._clock.seconds(), self._tools.epoch()))
@@ -130,6 +142,7 @@ class Relay:
                     ending = await result.pump.ended
                 finally:
                     story.stream, story.usage = result.pump.is_stream, result.pump.usage
+                    story.longest_gap = result.pump.longest_gap
                 story.ended(ending.outcome, ending.reason)
                 self._learn(pick, story, route, fitter)
                 return

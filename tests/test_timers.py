@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from ccrelay.timers import SilenceTimer
+from ccrelay.timers import GapTimer, SilenceTimer
 
 LIMIT = 10.0
 
@@ -137,3 +137,16 @@ def test_it_fires_exactly_when_nothing_happened_for_the_limit(limit: float, step
             running = False
             rig.timer.stop()
     assert len(rig.clock.getDelayedCalls()) == running
+
+
+def test_a_gap_timer_knows_the_longest_silence_and_the_one_that_lasts() -> None:
+    clock = Clock()
+    timer = GapTimer(clock, 100.0, lambda: None)
+    clock.advance(50.0)
+    timer.start()
+    for pause in (2.0, 7.0, 3.0):
+        clock.advance(pause)
+        timer.touch(clock.seconds())
+    assert timer.longest(clock.seconds()) == 7.0
+    clock.advance(9.0)
+    assert timer.longest(clock.seconds()) == 9.0

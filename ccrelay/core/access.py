@@ -54,7 +54,8 @@ class AccessRecord:
     outcome: of the last attempt, or REFUSED. status: sent to the client; None if it left before. reason: one short
     phrase, such as why it failed. stream: the answer was a stream of events. provider, key: of the last attempt; key
     is a fingerprint. model_asked, model_sent: before and after mapping. attempts: upstream requests made.
-    bytes_in, bytes_out: body bytes from and to the client. client: its address.
+    bytes_in, bytes_out: body bytes from and to the client. client: its address. longest_gap: seconds of the longest
+    silence within a stream, for the metrics; not in the line.
     """
 
     time: float
@@ -79,6 +80,7 @@ class AccessRecord:
     principal: Principal | None = None
     client: str | None = None
     user_agent: str | None = None
+    longest_gap: float | None = None
 
     def fields(self) -> dict[str, str | float]:
         """The line's fields in order; what is not known is left out."""

@@ -38,6 +38,7 @@ class Story:
     first_byte: float | None = None
     stream: bool = False
     usage: Usage = field(default_factory=Usage)
+    longest_gap: float | None = None
     upstream_request_id: str | None = None
     route: Route | None = None
     pick: Pick | None = None
@@ -92,6 +93,7 @@ class Story:
             model_sent=self.model_sent,
             ttfb=self.first_byte - self.began if self.first_byte is not None else None,
             usage=self.usage,
+            longest_gap=self.longest_gap,
             bytes_in=call.body.received,
             bytes_out=bytes_out,
             upstream_request_id=self.upstream_request_id,

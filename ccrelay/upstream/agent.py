@@ -87,6 +87,11 @@ class OriginAgent:
     def _connect(self) -> Deferred[UpstreamConnection]:
         return self._endpoint.connect(self._factory)  # type: ignore[return-value]
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        """Open ones, and those of them that are idle."""
+        return self._pool.sizes
+
     def close(self) -> Deferred[None]:
         """Let go of idle connections; the ones in use close when their exchange ends."""
         self._pool.close()

@@ -26,6 +26,11 @@ class IdlePool:
     def __repr__(self) -> str:
         return f"<IdlePool open={len(self._open)} idle={len(self._idle)}>"
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Connections that are open, and those of them that are idle."""
+        return len(self._open), len(self._idle)
+
     def new(self) -> UpstreamConnection:
         """A connection that comes back here when its exchange is over."""
         return UpstreamConnection(self._connected, self._keep, self._forget)

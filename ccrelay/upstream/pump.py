@@ -30,7 +30,7 @@ from ccrelay.core.stream_watch import MessageFacts, StreamError, StreamWatch, us
 from ccrelay.core.thinking import SignatureCollector
 from ccrelay.errors import StreamViolation
 from ccrelay.interfaces import IResponseSink, IStreamDecoder
-from ccrelay.timers import SilenceTimer
+from ccrelay.timers import GapTimer, SilenceTimer
 from ccrelay.upstream.failures import upstream_error
 
 HOLD_BYTES = 65536
@@ -103,7 +103,7 @@ class Pump(Protocol):
         self._hold_call: IDelayedCall | None = None
         self._holding = True
         self._over = False
-        self._idle = SilenceTimer(clock, idle_timeout, self._silent)
+        self._idle = GapTimer(clock, idle_timeout, self._silent)
         self._ping = SilenceTimer(clock, PING_SECONDS, self._send_ping)
         self.opened: Deferred[None] = Deferred(lambda _: self.abort())
         self.ended: Deferred[Ending] = Deferred(lambda _: self.abort())
@@ -116,6 +116,11 @@ class Pump(Protocol):
     def usage(self) -> Usage:
         """The tokens counted so far."""
         return self.watch.usage if self.facts is None else self.facts.usage
+
+    @property
+    def longest_gap(self) -> float | None:
+        """Seconds of the upstream's longest silence within a stream, the one it ended with included."""
+        return self._idle.longest(self._clock.seconds()) if self.is_stream else None
 
     # -- from the upstream
 
