@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from random import Random
 from typing import Any
@@ -15,7 +15,8 @@ from twisted.logger import Logger
 from twisted.web.client import URI
 
 from ccrelay.asking import Tools, Upstream
-from ccrelay.core.access import Record
+from ccrelay.core.access import AccessRecord
+from ccrelay.core.attempt_record import AttemptRecord
 from ccrelay.core.attempts import key_order, priority_order
 from ccrelay.core.breaker import Breaker, BreakerState
 from ccrelay.core.catalogue import catalogue
@@ -26,7 +27,9 @@ from ccrelay.core.model import ApiKey
 from ccrelay.core.proxies import proxy_for
 from ccrelay.core.router import Router, RoutingMemory
 from ccrelay.core.settings import HealthSettings, ProviderSettings, Settings
+from ccrelay.core.status import Daemon, Status, key_statuses, status_of
 from ccrelay.core.strategies import build_strategy
+from ccrelay.core.tally import Tally
 from ccrelay.core.told import ToldOnce
 from ccrelay.credentials.build import credentials_for
 from ccrelay.credentials.refreshing import RefreshingCredentials
@@ -52,8 +55,6 @@ def not_served(settings: Settings) -> tuple[Problem, ...]:
     found = []
     if settings.server.workers > 1:
         found.append(Problem("server.workers", None, "this version serves with one process"))
-    if settings.admin_listen:
-        found.append(Problem("admin.listen", None, "this version has no admin listener"))
     if settings.logging.log_request_body or settings.logging.log_response_headers:
         found.append(Problem("logging.debug_options", None, "this version logs neither bodies nor headers"))
     return tuple(found)
@@ -85,11 +86,13 @@ class Runtime:
         self._threads = CredentialThreads(reactor)
         self._closers: list[Callable[[], object]] = [self._threads.close]
         self._warmers: list[Callable[[], None]] = []
+        self._agents: dict[str, list[OriginAgent]] = {}
         upstreams = {p.name: self._upstream(p) for p in settings.providers}
         able, chosen = who_takes_part(settings, upstreams)
         self.contenders = tuple(contender_of(p, upstreams[p.name], settings.health, rng) for p in chosen)
         self._able = frozenset(p.name for p in able)
         self.memory: RoutingMemory = RoutingMemory.fresh(settings.routing) if previous is None else previous.memory
+        self.tally: Tally = Tally(time.time()) if previous is None else previous.tally
         strategy = build_strategy(settings.routing, rng)
         router = Router(self.contenders, strategy, settings.routing, self.memory)
         tools = Tools(
@@ -98,21 +101,23 @@ class Runtime:
             upstreams,
             epoch=time.time,
             in_thread=deferToThread,
-            observe_attempt=_observe_attempt,
+            observe_attempt=self._attempt_ended,
             told=ToldOnce(),
         )
-        self.relay = Relay(tools, settings.server.timeout, observe=_observe)
+        self.relay = Relay(tools, settings.server.timeout, observe=self._call_ended, live=self.tally.live)
         self._prober: Prober | None = None
         by_priority = priority_order(chosen)
         self.surface = Surface(
             server=settings.server,
             doorkeeper=Doorkeeper(settings.server.auth),
             handle=self.relay.handle,
-            refused=_observe,
+            refused=self._call_ended,
             models=union(by_priority, _display_names()),
             providers=self._entries,
             usable=lambda: any(self._usable(contender) for contender in self.contenders),
         )
+        if previous is None:
+            self.tally.configure(settings.providers)
 
     # -- building
 
@@ -131,6 +136,7 @@ class Runtime:
     def _agent(self, settings: ProviderSettings, base_url: str) -> OriginAgent:
         agent = OriginAgent(self._reactor, self._endpoint(settings, base_url))
         self._closers.append(agent.close)
+        self._agents.setdefault(settings.name, []).append(agent)
         return agent
 
     def _endpoint(self, settings: ProviderSettings, base_url: str) -> IStreamClientEndpoint:
@@ -178,6 +184,7 @@ class Runtime:
     def take_over(self, previous: Runtime) -> None:
         """Replace ``previous``: what it has learned goes on to count for the providers and keys that stay."""
         self.memory.reconfigure(self.settings.routing, self._reactor.seconds())
+        self.tally.configure(self.settings.providers)
         before = {_identity(contender): contender for contender in previous.contenders}
         for contender in self.contenders:
             old = before.get(_identity(contender))
@@ -204,6 +211,31 @@ class Runtime:
             self._prober.stop()
         for close in self._closers:
             close()
+
+    def status(self, daemon: Daemon) -> Status:
+        """Everything that the admin listener tells. daemon: what the service knows."""
+        return status_of(
+            daemon,
+            self._reactor.seconds(),
+            self.contenders,
+            self.memory,
+            self.settings.routing.strategy,
+            self.tally,
+            self._usable,
+            {name: _together(agent.connections for agent in agents) for name, agents in self._agents.items()},
+        )
+
+    def sample(self) -> None:
+        """Take a sample for the keys' burn-down; see BurnDown."""
+        self.tally.burn_down.sample(key_statuses(self.contenders, self._reactor.seconds()))
+
+    def _call_ended(self, record: AccessRecord) -> None:
+        _access_log.info("{record}", record=record)
+        self.tally.call_ended(record)
+
+    def _attempt_ended(self, record: AttemptRecord) -> None:
+        _attempt_log.info("{record}", record=record)
+        self.tally.attempt_ended(record)
 
     def _entries(self) -> tuple[ProviderEntry, ...]:
         now = self._reactor.seconds()
@@ -289,9 +321,6 @@ def _display_names() -> dict[str, tuple[str, str]]:
     }
 
 
-def _observe(record: Record) -> None:
-    _access_log.info("{record}", record=record)
-
-
-def _observe_attempt(record: Record) -> None:
-    _attempt_log.info("{record}", record=record)
+def _together(connections: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    open_, idle = zip(*connections, strict=True)
+    return sum(open_), sum(idle)

@@ -16,6 +16,8 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
+from ccrelay import __version__
+from ccrelay.core.status import Daemon, Status
 from ccrelay.errors import ConfigError
 from ccrelay.handover import Successor, remove_pidfile, succeed, tell_predecessor, write_pidfile
 from ccrelay.listeners import CannotListen, Listeners
@@ -23,6 +25,7 @@ from ccrelay.logs import LineObserver
 from ccrelay.notify import Notifier
 from ccrelay.reloading import Changed, Reloads, Source, Watch
 from ccrelay.runtime import Runtime
+from ccrelay.web.admin import Watcher, admin_site
 from ccrelay.web.resources import Root
 from ccrelay.web.site import RelaySite
 from ccrelay.web.tls import UnusableTlsFile, tls_factory
@@ -64,6 +67,8 @@ class RelayService(Service):
         self._reloading = self._reload_again = self._handing_over = self._handed_over = False
         self.reloads = Reloads()
         self.site = RelaySite(Root(lambda: self._runtime.surface), reactor, lambda: self._runtime.surface)
+        self.admin = admin_site(reactor, lambda: self._runtime.surface, self._status, runtime.tally)
+        self._watcher = Watcher(reactor, runtime.tally, self._sample)
 
     def setServiceParent(self, parent: Any) -> None:
         """twistd looks for the log observer on the application, which only here is known."""
@@ -89,12 +94,13 @@ class RelayService(Service):
         """Where to listen, with the factory for each. Reads the files of ``server.tls``."""
         server = runtime.settings.server
         factory: Any = self.site if server.tls is None else tls_factory(server.tls, self.site)
-        return dict.fromkeys(server.listen, factory)
+        return {**dict.fromkeys(server.listen, factory), **dict.fromkeys(runtime.settings.admin_listen, self.admin)}
 
     def startService(self) -> None:
         super().startService()
         self._reactor.callWhenRunning(self._serving)
         self._runtime.start()
+        self._watch_over(self._runtime)
         for port in self._listeners.ports:
             _log.info("listening on {address}", address=_address(port))
         for entry in self._runtime.surface.providers():
@@ -144,6 +150,35 @@ class RelayService(Service):
             self._observer.reopen()
         except OSError as error:
             _log.error("the log goes on in the old file: {why}", why=error.strerror)
+
+    # -- telling
+
+    def _status(self) -> Status:
+        runtime, reloads = self._runtime, self.reloads
+        return runtime.status(
+            Daemon(
+                version=__version__,
+                time=time.time(),
+                started=runtime.tally.started,
+                draining=self.site.draining,
+                lag=runtime.tally.last_lag,
+                clients=self.site.open_channels,
+                reloads=reloads.count,
+                reload_failures=reloads.failures,
+                reload_at=reloads.last_at,
+                reload_error=reloads.last_error,
+            )
+        )
+
+    def _sample(self) -> None:
+        self._runtime.sample()
+
+    def _watch_over(self, runtime: Runtime) -> None:
+        """Measure only where somebody can see it."""
+        if runtime.settings.admin_listen:
+            self._watcher.start()
+        else:
+            self._watcher.stop()
 
     # -- reloading
 
@@ -195,6 +230,7 @@ class RelayService(Service):
         old, self._runtime = self._runtime, runtime
         runtime.take_over(old)
         runtime.start()
+        self._watch_over(runtime)
         old.close()
         self.site.budget.limit = runtime.settings.server.max_inflight_body_bytes
 
@@ -255,6 +291,8 @@ class RelayService(Service):
         return drained.addCallback(lambda _: self._close())
 
     def _close(self) -> None:
+        self._watcher.stop()
+        self.admin.abort_all()
         self._runtime.close()
         self._notifier.stop_watchdog()
         remove_pidfile(os.environ)

@@ -141,7 +141,6 @@ def test_models_are_listed_with_the_catalogues_names_and_mappings() -> None:
     ("rest", "path"),
     [
         ("server: {listen: '127.0.0.1:1', workers: 2}", "server.workers"),
-        ("admin: {listen: '127.0.0.1:2'}", "admin.listen"),
         ("logging: {debug_options: {log_request_body: true}}", "logging.debug_options"),
     ],
 )
