@@ -5,6 +5,8 @@
 Orders and answers are those of `upstream.py`. A request that Bedrock would turn away gets the 403 that AWS sends,
 whatever is scripted (a queued answer is used up by it), and its record says why: ``refusal``, null where it was let in.
 
+What is asked for below ``/model/`` is Bedrock's runtime; all else is mantle, which signatures must be made for.
+
 The signature is computed anew by botocore's own signer from the bytes that came: the path as sent, exactly the headers
 that the request says it signed, the whole body.
 """
@@ -32,6 +34,7 @@ SESSION_TOKEN = "session-of-nobody"
 API_KEY = "bedrock-api-key-of-nobody"
 REGION = "us-east-1"
 SERVICE = "bedrock"
+MANTLE = "bedrock-mantle"
 
 SKEW = timedelta(minutes=5)  # what AWS tolerates
 _AUTHORIZATION = re.compile(
@@ -81,7 +84,8 @@ def check(method: str, target: str, lines: list[str], sha256: str, now: datetime
     signed = names.split(";")
     if key != ACCESS_KEY:
         raise Refused("UnrecognizedClientException", "another access key")
-    if (region, service) != (REGION, SERVICE):
+    expected = SERVICE if target.startswith("/model/") else MANTLE
+    if (region, service) != (REGION, expected):
         raise Refused("InvalidSignatureException", f"signed for {service} in {region}")
     present = {name for name, _ in headers}
     unsigned = {"host", "x-amz-date", *filter(_MUST_BE_SIGNED.fullmatch, present)} - set(signed)
@@ -98,7 +102,7 @@ def check(method: str, target: str, lines: list[str], sha256: str, now: datetime
     if hashes not in ([], [sha256]):
         raise Refused("InvalidSignatureException", "the body is not the one whose hash was sent")
     kept = [(name, value) for name, value in headers if name in signed]
-    if not hmac.compare_digest(signature_of(method, target, kept, sha256, stamps[0]), signature):
+    if not hmac.compare_digest(signature_of(service, method, target, kept, sha256, stamps[0]), signature):
         raise Refused("InvalidSignatureException", "the signature does not match")
 
 
@@ -114,14 +118,16 @@ def check_time(stamps: list[str], day: str, now: datetime) -> None:
         raise Refused("InvalidSignatureException", "signed too long ago, or not yet")
 
 
-def signature_of(method: str, target: str, headers: list[tuple[str, str]], sha256: str, stamp: str) -> str:
+def signature_of(
+    service: str, method: str, target: str, headers: list[tuple[str, str]], sha256: str, stamp: str
+) -> str:
     """What botocore's signer makes of exactly this request."""
     host = next(value for name, value in headers if name == "host")
     request = AWSRequest(method, f"http://{host}{target}")
     for name, value in headers:
         request.headers.add_header(name, value)
     request.context.update(timestamp=stamp, sha256=sha256)
-    signer = ExactSigner(Credentials(ACCESS_KEY, SECRET_KEY), SERVICE, REGION)
+    signer = ExactSigner(Credentials(ACCESS_KEY, SECRET_KEY), service, REGION)
     text = signer.string_to_sign(request, signer.canonical_request(request))
     made: str = signer.signature(text, request)
     return made
