@@ -17,7 +17,7 @@ from ccrelay.core.attempt_record import AttemptRecord
 from ccrelay.core.contenders import Pick
 from ccrelay.core.failures import Failure
 from ccrelay.core.members import Member
-from ccrelay.core.model import AttemptPlan, Call, CallKind, Credential, Headers
+from ccrelay.core.model import AttemptPlan, Call, CallKind, Credential, Headers, Usage
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.rate_headers import LearnedLimits, limits_of
 from ccrelay.core.router import Route, Router
@@ -69,7 +69,10 @@ class Changes:
 
 
 class Asking:
-    """Asks for one call. reasons(): header lines that are added to an answer. Use once per call."""
+    """Asks for one call. Use once per call.
+
+    reasons(): header lines that are added to an answer. check_wanted(): as in ``Relay._serve``.
+    """
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class Asking:
         route: Route,
         fitter: Fitter,
         reasons: Callable[[], Headers],
+        check_wanted: Callable[[], None],
     ) -> None:
         self._tools = tools
         self._memory = tools.router.memory
@@ -91,8 +95,10 @@ class Asking:
         self._route = route
         self._fitter = fitter
         self._reasons = reasons
+        self._check_wanted = check_wanted
         self._told_drops = 0
         self._left_out: tuple[str, ...] = ()
+        self._status: int | None = None
 
     async def ask(self, pick: Pick, fit: Fit) -> Committed | Failure:
         """Send the call to ``pick`` until its answer is committed, or nothing that can be mended is left.
@@ -105,6 +111,7 @@ class Asking:
             began = self._tools.clock.seconds()
             stripped = changes.stripped or fit.stripped
             self._story.attempting(pick.contender.name, fit.model, pick.key or None)
+            self._status = None
             try:
                 if credential is None:
                     credential = await self._credential(pick)
@@ -114,18 +121,22 @@ class Asking:
                 self._record(pick, fit, stripped, changes, given_up, began)
                 raise
             except CredentialError as error:
+                self._check_wanted()  # nor is anybody to blame for a fetch that was given up
                 # Not the key's fault: whoever issues it could not be asked, or refused to.
                 result = self._without_answer(Outcome.PROVIDER_ILL, str(error), pick)
             self._record(pick, fit, stripped, changes, result, began)
             if isinstance(result, Committed):
                 self._learn(pick, fit, changes)
                 return result
-            mended = await self._mended(pick, stripped, changes, result)
-            if mended is not None and mended.renewed and not changes.renewed:
+            mended = await self._mended(pick, fit, stripped, changes, result)
+            renewed = mended is not None and mended.renewed and not changes.renewed
+            if renewed:
                 credential = await self._renewed(pick, credential)
-                mended = mended if credential is not None else None
+                renewed = credential is not None
+                mended = mended if renewed else None
             if mended is None or not self._route.repeat(self._tools.clock.seconds()):
-                self._settle(pick, result)
+                # A credential that is there now, and was not tried, may be as good as any.
+                self._settle(pick, result, blameless=renewed)
                 return result
             changes = mended
 
@@ -141,6 +152,7 @@ class Asking:
         try:
             return await waiting  # type: ignore[no-any-return]
         except CredentialError as error:
+            self._check_wanted()
             name = pick.contender.name
             _log.warn("{provider} refused its credential: {detail}", provider=name, detail=error.detail)
             return None
@@ -155,8 +167,7 @@ class Asking:
         tools, provider = self._tools, pick.contender.provider
         upstream = tools.upstreams[provider.name]
         story = self._story
-        learned = self._memory.pairs.learned(provider.name, provider.region, fit.model, tools.clock.seconds())
-        drop = learned | changes.drop | stripped.drop
+        drop = self._learned(pick, fit) | changes.drop | stripped.drop
         asked = story.model_asked or ""
         if provider.mapping_of(asked).by == "catalogue" and tools.told.is_news(f"{provider.name} {asked} {fit.model}"):
             _log.info("{provider} calls {asked} {model}", provider=provider.name, asked=asked, model=fit.model)
@@ -195,21 +206,29 @@ class Asking:
             result = self._without_answer(error.outcome, error.reason, pick)
         finally:
             story.usage = attempt.usage
-            known = attempt.head is not None and self._call.kind is CallKind.MESSAGES
-            story.limits = limits_of(attempt.head.headers, tools.epoch()) if known and attempt.head else None
+            head = attempt.head
+            self._status = head.status if head is not None else None
+            known = head is not None and self._call.kind is CallKind.MESSAGES
+            story.limits = limits_of(head.headers, tools.epoch()) if known and head is not None else None
             self._left_out = attempt.left_out
             self._tell_once(provider.name, story.limits, attempt.left_out)
         return result
 
+    def _learned(self, pick: Pick, fit: Fit) -> frozenset[str]:
+        provider = pick.contender.provider
+        return self._memory.pairs.learned(provider.name, provider.region, fit.model, self._tools.clock.seconds())
+
     # -- mending
 
-    async def _mended(self, pick: Pick, stripped: Stripped, changes: Changes, failure: Failure) -> Changes | None:
+    async def _mended(
+        self, pick: Pick, fit: Fit, stripped: Stripped, changes: Changes, failure: Failure
+    ) -> Changes | None:
         """How the same attempt may succeed after all; None: no way that has not been tried."""
         remedy = failure.remedy
         if remedy is not None:
             if remedy.renew and not changes.renewed and pick.key is not None:
                 return replace(changes, renewed=True)
-            fresh = remedy.drop - changes.drop
+            fresh = remedy.drop - self._learned(pick, fit)
             if fresh and not changes.drop:
                 return replace(changes, drop=fresh)
         if (
@@ -234,7 +253,8 @@ class Asking:
                 model=fit.model,
                 names=", ".join(sorted(changes.drop)),
             )
-        if self._tools.router.mixes_families and self._call.session is not None:
+        counts = self._call.kind is CallKind.COUNT_TOKENS  # of what may be a part of a history, and writes none
+        if self._tools.router.mixes_families and self._call.session is not None and not counts:
             removed = (changes.stripped or fit.stripped).removed
             self._memory.histories.answered(
                 self._route.scope,
@@ -246,13 +266,18 @@ class Asking:
 
     # -- telling
 
-    def _settle(self, pick: Pick, failure: Failure) -> None:
+    def _settle(self, pick: Pick, failure: Failure, *, blameless: bool) -> None:
         now = self._tools.clock.seconds()
+        if self._call.kind is CallKind.COUNT_TOKENS and failure.outcome is Outcome.KEY_TIRED:
+            blameless = True  # counting has limits of its own: messages may still be answered
+        if blameless:
+            pick.release(now, Usage())
+            return
         pick.settle(now, failure.outcome, None, failure.retry_after, self._story.limits, failure.reason)
-        if failure.outcome is Outcome.KEY_DEAD and pick.key:
+        if failure.outcome is Outcome.KEY_DEAD and pick.key is not None:
             _log.error(
-                "key {key} of {provider} is parked: {reason}; it is tried again in 15 minutes, or after a reload",
-                key=pick.key,
+                "{key} of {provider} is parked: {reason}; it is tried again in 15 minutes, or after a reload",
+                key=f"key {pick.key}" if pick.key else "the credential",
                 provider=pick.contender.name,
                 reason=failure.reason,
             )
@@ -281,7 +306,7 @@ class Asking:
                 model=fit.model,
                 outcome=failure.outcome if failure is not None else None,
                 reason=failure.reason if failure is not None else None,
-                status=result.head.status if isinstance(result, Committed) else result.answer.status,
+                status=self._status,
                 duration=self._tools.clock.seconds() - began,
                 chosen_by="affinity" if at_home else self._tools.router.routing.strategy,
                 passed_over=drops,

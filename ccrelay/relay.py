@@ -80,7 +80,9 @@ class Relay:
         def too_late() -> None:
             if not client.committed:
                 message = f"cc-relay: no answer began within {self._timeout:g} s (server.timeout_ms)"
-                stop(ClientError(504, "timeout_error", message), Outcome.PROVIDER_ILL)
+                # While the request still arrives, its client is who everybody waits for.
+                blame = Outcome.PROVIDER_ILL if call.body.complete else Outcome.CALLERS_FAULT
+                stop(ClientError(504, "timeout_error", message), blame)
 
         def stopped(failure: TwistedFailure) -> None:
             if client.gone:
@@ -123,7 +125,7 @@ class Relay:
         route = story.route = self._router.route(call, asked, now())
         fitter = Fitter(self._router, route, call, asked, in_thread=self._tools.in_thread, seconds=now)
         reasons = lambda: self._reasons(story, route)  # noqa: E731
-        asking = Asking(self._tools, call, model_value, sink, story, route, fitter, reasons)
+        asking = Asking(self._tools, call, model_value, sink, story, route, fitter, reasons, check_wanted)
         failures: list[Failure] = []
         check_wanted()
         while (contender := route.next(now())) is not None:
@@ -144,7 +146,7 @@ class Relay:
                     story.stream, story.usage = result.pump.is_stream, result.pump.usage
                     story.longest_gap = result.pump.longest_gap
                 story.ended(ending.outcome, ending.reason)
-                self._learn(pick, story, route, fitter)
+                self._learn(pick, story, route, fitter, in_session=call.session is not None)
                 return
             check_wanted()
             story.failed(result)
@@ -152,7 +154,7 @@ class Relay:
             route.failed(pick, result.outcome, now())
         if not failures:
             raise self._nobody(route, call)
-        answer = most_useful(failures, call.request_id, route.begun)
+        answer = most_useful(failures, call.request_id, route.begun if len(failures) > 1 else 1)
         story.told(answer, now())
         sink.respond(Answer(answer.status, (*answer.headers, *self._reasons(story, route)), answer.body))
 
@@ -160,14 +162,14 @@ class Relay:
         takes_own = any(contender.provider.accepts_own_credential for contender in self._router.contenders)
         return nobody_to_ask(route.drops, call, takes_own, self._clock.seconds())
 
-    def _learn(self, pick: Pick, story: Story, route: Route, fitter: Fitter) -> None:
+    def _learn(self, pick: Pick, story: Story, route: Route, fitter: Fitter, *, in_session: bool) -> None:
         """An answer has come to its end: remember whose thinking it holds, and what the prompt really was."""
         memory, now = self._router.memory, self._clock.seconds()
         if story.signatures is not None:
             issuer = issuer_of(pick.contender, pick.key)
             for digest in story.signatures.signatures:
                 memory.signatures.record(digest, issuer, now)
-        if fitter.needs is not None and not fitter.cuts(pick.contender):
+        if in_session and fitter.needs is not None and not fitter.cuts(pick.contender):
             usage = story.usage
             memory.ratios.record(route.scope, fitter.needs, usage.input + usage.cache_write + usage.cache_read, now)
 
@@ -182,6 +184,9 @@ class Relay:
 
     def _refuse(self, error: ClientError, blame: Outcome | None, call: Call, sink: Any, story: Story) -> None:
         story.refused(error.message, blame)
+        if blame is Outcome.CALLERS_FAULT and story.pick is not None:
+            # Our own verdict: whoever was being asked has said nothing to the request, and never had all of it.
+            story.pick.release(self._clock.seconds(), story.usage)
         if sink.committed:
             sink.abort()
         else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import ssl
+from typing import Any
 
-from OpenSSL import SSL
 from twisted.internet import error as net
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
@@ -19,6 +20,7 @@ from ccrelay.upstream.connection import NoAnswer
 from .scenarios import (
     JSON,
     Client,
+    Scene,
     Step,
     envelope,
     error,
@@ -81,7 +83,8 @@ def no_answer(reason: Exception) -> NoAnswer:
     return NoAnswer(Failure(reason), False)
 
 
-TLS = SSL.Error([("SSL routines", "", "certificate verify failed")])
+TLS = ssl.SSLError(1, "certificate verify failed")
+TLS.reason = "CERTIFICATE_VERIFY_FAILED"
 HTML = b"<html><body>Welcome</body></html>"
 PAGE = ((b"content-type", b"text/html"),)
 BROTLI = ((b"content-encoding", b"br"),)
@@ -136,3 +139,29 @@ LIMITED_SLOWLY = Step(429, JSON, ((99.0, b"{}"),))
 
 def credentials_of(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [line for line in headers if line[0] in (b"x-api-key", b"authorization", b"api-key")]
+
+
+def say(text: str, **members: object) -> bytes:
+    """The body of a call that is not like one with another text: nobody takes it for a repetition of that."""
+    return json.dumps({"model": "claude-opus-5-5", "messages": [{"role": "user", "content": text}], **members}).encode()
+
+
+def ask(scene: Scene, text: str | bytes = "hi", **options: Any) -> Client:
+    """A client calls, and everything happens that takes no time. options: of ``Scene.call``."""
+    client = scene.call(say(text) if isinstance(text, str) else text, **options)
+    scene.advance(0.0)
+    return client
+
+
+def who_answered(scene: Scene, calls: int, **options: Any) -> list[str]:
+    """So many calls, one after the other, each another one: the provider that was asked last for each."""
+    found = []
+    for number in range(calls):
+        ask(scene, f"call {number}", **options)
+        found.append(scene.requests[-1].provider)
+    return found
+
+
+def passed_over(scene: Scene, attempt: int = -1) -> list[tuple[str, str]]:
+    """Of an attempt's record: who was passed over before it, and why."""
+    return [(drop.provider, drop.reason) for drop in scene.attempts[attempt].passed_over]

@@ -14,9 +14,10 @@ from ccrelay.core.router import Drop
 class AttemptRecord:
     """Everything one attempt line says; with ``access.as_json`` and ``as_text`` it becomes that line.
 
-    time: epoch seconds. request_id: of the call. number: 1 for a call's first attempt. duration: seconds from its
-    beginning to the commit or to its failure. outcome: ``committed``, or how it failed. chosen_by: the strategy, or
-    ``affinity``. passed_over: why others were not asked before it. changed: what the call was sent without.
+    time: epoch seconds. request_id: of the call. number: 1 for a call's first attempt. outcome: None once it has
+    committed, else how it failed. status: of the upstream's answer, None without one. duration: seconds from its
+    beginning to the commit or to its failure. chosen_by: the strategy, or ``affinity``. passed_over: why others were
+    not asked before it. changed: what the call was sent without.
     """
 
     time: float

@@ -62,6 +62,10 @@ class Pick:
         if self._lease is not None:
             self._lease.learn(now, learned)
 
+    def release(self, now: float, usage: Usage) -> None:
+        """The attempt has ended for a reason that tells nothing of the key or the provider; ``usage`` is counted."""
+        self.settle(now, Outcome.CLIENT_GONE, usage)
+
     def settle(
         self,
         now: float,

@@ -178,8 +178,12 @@ class Route:
         return Pick(contender, key, contender.breaker.begin(now), lease)
 
     def repeat(self, now: float) -> bool:
-        """Whether the attempt that has just failed may be made once more at the same place, differently."""
-        if self.begun >= self._attempts(now) and self.begun > 1:
+        """Whether the attempt that has just failed may be made once more at the same place, differently.
+
+        A client's own repetition of the call may have one such attempt too: without it, it would fail for ever.
+        """
+        most = max(self._attempts(now), min(2, self._router.routing.max_attempts))
+        if self.begun >= most or not self._memory.budget.allows(now):
             return False
         self._memory.budget.spend(now)
         self.begun += 1
@@ -209,8 +213,11 @@ class Route:
             self._memory.affinity.settle(digest, session, pick.contender.name, pick.key, now)
 
     def finished(self, outcome: Outcome | None, now: float) -> None:
-        """The call has ended; its client may ask the same again."""
-        if not self.begun or self._fingerprint is None:
+        """The call has ended; its client may ask the same again. Call it before the body is released."""
+        if not self.begun:
+            return
+        self._remember_body()
+        if self._fingerprint is None:
             return
         if outcome in (Outcome.ANSWERED, Outcome.CALLERS_FAULT, Outcome.UNFIT):
             self._memory.retries.answered(self.scope, self._fingerprint)
@@ -317,6 +324,8 @@ class Route:
         return None
 
     def _demand(self) -> Demand:
+        if self._call.kind is CallKind.COUNT_TOKENS:  # uses no tokens, and has limits of its own
+            return Demand(0, 0)
         # Most of a long prompt is read from a cache, which no limit counts: the low estimate is nearer to the truth.
         return Demand(estimate_from_length(self._length())[0], USUAL_OUTPUT)
 
