@@ -15,7 +15,7 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
@@ -38,7 +38,7 @@ from ccrelay.upstream.probe import (
     ollama_version,
     probe,
 )
-from ccrelay.upstream.tls import connection_creator
+from ccrelay.upstream.tls import TlsEndpoint, client_context
 
 from .test_upstream_tls import Signed, dns, sign
 from .upstream_rig import OK, FakeEndpoint, failure_of, fired, nothing_logged
@@ -140,7 +140,7 @@ class RealProbes(TestCase):
         from twisted.internet import reactor
 
         tcp = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
-        return wrapClientTLS(connection_creator(host, self.ca_file), tcp)
+        return TlsEndpoint(tcp, client_context(self.ca_file), host)
 
     def probe(self, endpoint: IStreamClientEndpoint, http: ProbeRequest | None = None) -> Deferred[None]:
         return Deferred.fromCoroutine(probe(self.clock, endpoint, http=http, timeout=TIMEOUT))
@@ -178,7 +178,7 @@ class RealProbes(TestCase):
         server = Server(tunnel_to=self.options(self.good))
         hop = TCP4ClientEndpoint(reactor, "127.0.0.1", self.listen(server))
         tunnel = ConnectProxyEndpoint(hop, "api.test", 443)
-        probing = self.probe(wrapClientTLS(connection_creator("api.test", self.ca_file), tunnel))
+        probing = self.probe(TlsEndpoint(tunnel, client_context(self.ca_file), "api.test"))
         reached = self.check_reached(probing, server)
         return reached.addCallback(lambda _: self.assertEqual(server.received.split()[1], b"api.test:443"))
 
@@ -188,7 +188,7 @@ class RealProbes(TestCase):
         server = Server(tunnel_to=self.options(sign("x", self.authority, dns("proxy.test"))))
         hop = TCP4ClientEndpoint(reactor, "127.0.0.1", self.listen(server))
         tunnel = ConnectProxyEndpoint(hop, "api.test", 443)
-        probing = self.probe(wrapClientTLS(connection_creator("api.test", self.ca_file), tunnel))
+        probing = self.probe(TlsEndpoint(tunnel, client_context(self.ca_file), "api.test"))
         return self.check_failed(probing, "not for this host").addCallback(lambda _: server.went)
 
     def test_a_certificate_for_another_host_is_a_failure(self) -> Deferred[None]:
@@ -199,7 +199,7 @@ class RealProbes(TestCase):
     def test_a_certificate_of_an_unknown_authority_is_a_failure(self) -> Deferred[None]:
         server = Server()
         stranger = sign("x", sign("another authority"), dns("api.test"))
-        failed = self.check_failed(self.probe(self.tls_to(self.listen(server, stranger), "api.test")), "verify failed")
+        failed = self.check_failed(self.probe(self.tls_to(self.listen(server, stranger), "api.test")), "local issuer")
         return failed.addCallback(lambda _: server.went)
 
     def test_a_listener_that_does_not_speak_tls_is_a_failure(self) -> Deferred[None]:

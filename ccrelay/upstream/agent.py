@@ -9,7 +9,7 @@ from __future__ import annotations
 from urllib.parse import unquote, urlsplit
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.web.client import URI
@@ -22,7 +22,7 @@ from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.upstream.connect_proxy import ConnectProxyEndpoint
 from ccrelay.upstream.connection import NoAnswer, UpstreamConnection, UpstreamResponse
 from ccrelay.upstream.pool import IdlePool
-from ccrelay.upstream.tls import connection_creator
+from ccrelay.upstream.tls import TlsEndpoint, client_context
 
 _OURS = frozenset({b"host", b"content-length", b"transfer-encoding", b"accept-encoding", b"connection"})
 
@@ -34,8 +34,8 @@ def origin_endpoint(
 
     proxy: ``http://host:port``, or with ``name:password@`` (percent-encoded) before the host, as environments have it.
 
-    connect_timeout: seconds for the TCP connection. Raises OSError or OpenSSL.SSL.Error for an unreadable
-    ``ca_file``. Reads the trust store: call it once per provider.
+    connect_timeout: seconds for the TCP connection. Raises OSError for an unreadable ``ca_file``. Reads the trust
+    store: call it once per provider.
     """
     host = uri.host.decode("ascii")
     endpoint: IStreamClientEndpoint
@@ -47,7 +47,7 @@ def origin_endpoint(
         login = None if via.username is None else f"{unquote(via.username)}:{unquote(via.password or '')}"
         endpoint = ConnectProxyEndpoint(hop, host, uri.port, login)
     if uri.scheme == b"https":
-        return wrapClientTLS(connection_creator(host, ca_file), endpoint)
+        return TlsEndpoint(endpoint, client_context(ca_file), host)
     return endpoint
 
 
@@ -74,7 +74,7 @@ class OriginAgent:
         return Deferred.fromCoroutine(self._request(method, uri, headers or Headers(), bodyProducer))
 
     async def _request(self, method: bytes, uri: bytes, headers: Headers, producer: IBodyProducer | None) -> IResponse:
-        head = _encode_head(method, URI.fromBytes(uri), headers, producer)
+        head = request_head(method, uri, headers, producer)
         connection = self._pool.take() or await self._connect()
         try:
             return _readable(await connection.exchange(method, head, producer))
@@ -107,7 +107,12 @@ def _readable(response: UpstreamResponse) -> UpstreamResponse:
     return response
 
 
-def _encode_head(method: bytes, uri: URI, headers: Headers, producer: IBodyProducer | None) -> bytes:
+def request_head(method: bytes, url: bytes, headers: Headers, producer: IBodyProducer | None) -> bytes:
+    """The head of a request as it goes out, with its empty line: framing, Host and Accept-Encoding are ours.
+
+    Raises ValueError for a URL or header that HTTP cannot carry.
+    """
+    uri = URI.fromBytes(url)
     default_port = 443 if uri.scheme == b"https" else 80
     host = b"[%b]" % uri.host if b":" in uri.host else uri.host
     lines = [(b"Host", host if uri.port == default_port else b"%b:%d" % (host, uri.port))]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from OpenSSL import SSL
-from service_identity import CertificateError, VerificationError
+import ssl
+
 from twisted.internet import error
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
@@ -23,9 +23,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (error.TCPTimedOutError, "connecting timed out"),
     (error.NoRouteError, "no route to host"),
     (error.ConnectError, "could not connect"),
-    (SSL.Error, "TLS failed"),
-    (VerificationError, "TLS failed: the certificate is not for this host"),
-    (CertificateError, "TLS failed: the certificate cannot be used"),
+    (ssl.SSLError, "TLS failed"),
     (HttpViolation, "did not answer in HTTP"),
     (error.ConnectionDone, "closed the connection"),
     (error.ConnectionAborted, "connection aborted"),
@@ -33,6 +31,8 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (PotentialDataLoss, "the answer was cut short"),
     (CancelledError, "given up"),
 )
+
+_OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH of OpenSSL
 
 
 def upstream_error(failure: Failure) -> UpstreamError:
@@ -44,7 +44,7 @@ def upstream_error(failure: Failure) -> UpstreamError:
         return UpstreamError(Outcome.PROVIDER_ILL, str(cause))
     for kind, reason in _REASONS:
         if isinstance(cause, kind):
-            detail = _tls_detail(cause) if isinstance(cause, SSL.Error) else ""
+            detail = _tls_detail(cause) if isinstance(cause, ssl.SSLError) else ""
             return UpstreamError(Outcome.PROVIDER_ILL, reason + detail, answered=answered)
     if isinstance(cause, OSError):
         return UpstreamError(Outcome.PROVIDER_ILL, f"network error: {cause.strerror or type(cause).__name__}")
@@ -68,8 +68,10 @@ def _cause(failure: Failure) -> tuple[BaseException, bool]:
             return value, answered
 
 
-def _tls_detail(cause: SSL.Error) -> str:
-    """OpenSSL's own words, such as ``certificate verify failed``; they name no secret."""
-    errors = cause.args[0] if cause.args and isinstance(cause.args[0], list) else []
-    words = "; ".join(str(entry[-1]) for entry in errors if entry)
-    return f": {words[:200]}" if words else ""
+def _tls_detail(cause: ssl.SSLError) -> str:
+    """OpenSSL's own words, such as ``certificate has expired``; they name no secret, and no host."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        if cause.verify_code in _OTHER_NAME:
+            return ": the certificate is not for this host"
+        return f": {cause.verify_message[:200]}"
+    return f": {cause.reason.replace('_', ' ').lower()[:200]}" if cause.reason else ""
