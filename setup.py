@@ -58,6 +58,7 @@ setup(
     ],
     packages=[*find_packages(include=["ccrelay", "ccrelay.*"]), "twisted.plugins"],
     package_data={"ccrelay": ["data/*", "py.typed"]},
+    entry_points={"console_scripts": ["cc-relay = ccrelay.cli:main"]},
     zip_safe=False,  # Twisted looks for plugin files in directories
     python_requires=">=3.11",  # possessive regular expressions, tomllib
     # The floors are Debian bookworm's versions, and the suite runs on them. Releases of Twisted before 26.10 let a bare
@@ -71,7 +72,10 @@ setup(
     ],
     extras_require={
         "bedrock": ["botocore>=1.29"],  # AWS request signatures and its credential chain
-        "vertex": ["google-auth>=1.5.1", "requests>=2.28"],  # Google access tokens, and what google-auth fetches them by
+        "vertex": [
+            "google-auth>=1.5.1",
+            "requests>=2.28",
+        ],  # Google access tokens, and what google-auth fetches them by
         "metrics": ["prometheus-client>=0.16"],
         "test": TEST,
         "dev": [*TEST, "ruff", "mypy", "mypy-zope", "types-PyYAML", "types-jsonschema"],
