@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
-from twisted.internet.error import ProcessDone
+from twisted.internet.error import ProcessDone, ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
@@ -39,7 +39,8 @@ _FIRST: Final = 4  # descriptors 0 to 2 are the process's own, 3 is the pipe
 class Successor(ProcessProtocol):
     """The new process, seen from the old one.
 
-    ready(pid): it serves. failed(reason): it does not, and never will. One of them is called, once.
+    ready(pid): it serves. failed(reason): it does not, and never will. One of them is called, once, unless it is
+    abandoned before.
     """
 
     def __init__(self, clock: Any, ready: Callable[[int], None], failed: Callable[[str], None]) -> None:
@@ -52,19 +53,30 @@ class Successor(ProcessProtocol):
         self._deadline = self._clock.callLater(START_SECONDS, self._too_late)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N802, N803
+        # Its own word for its number: a twistd that went to the background is not the process that we started.
+        pid = int(data)
         ready = self._over()
         if ready is not None:
-            ready(self.transport.pid)  # type: ignore[union-attr]
+            ready(pid)
 
     def processEnded(self, reason: Failure) -> None:  # noqa: N802
         if self._over() is not None:
-            how = "ended" if reason.check(ProcessDone) else str(reason.value)
+            how = "it ended" if reason.check(ProcessDone) else str(reason.value)
             self._failed(f"the new process did not come up: {how}; its log says why")
+
+    def abandon(self) -> None:
+        """This process is told to stop: the new one must not begin to serve."""
+        if self._over() is not None:
+            self._kill()
 
     def _too_late(self) -> None:
         if self._over() is not None:
-            self.transport.signalProcess("KILL")  # type: ignore[union-attr]
+            self._kill()
             self._failed(f"the new process did not serve within {START_SECONDS:g} s")
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessExitedAlready):
+            self.transport.signalProcess("KILL")  # type: ignore[union-attr]
 
     def _over(self) -> Callable[[int], None] | None:
         if self._deadline is not None and self._deadline.active():
@@ -73,7 +85,7 @@ class Successor(ProcessProtocol):
         return ready
 
 
-def succeed(
+def start(
     reactor: Any,
     successor: Successor,
     handed: Sequence[Handed],
@@ -83,21 +95,22 @@ def succeed(
 ) -> None:
     """Start the new process. argv: as in ``sys.orig_argv``, how this one was started. Raises OSError if that fails."""
     renumbered = [Handed(each.description, each.family, _FIRST + place) for place, each in enumerate(handed)]
+    # What speaks of this process by its number is not for another one.
     env = {name: value for name, value in environ.items() if name not in ("LISTEN_PID", "LISTEN_FDS", "WATCHDOG_PID")}
     env[LISTENERS] = encode(renumbered)
     env[READY] = "3"
     descriptors: dict[int, Any] = {0: 0, 1: 1, 2: 2, 3: "r"}
     descriptors.update({new.descriptor: old.descriptor for new, old in zip(renumbered, handed, strict=True)})
-    command = [sys.executable, *_without_pidfile(argv[1:])]
-    reactor.spawnProcess(successor, sys.executable, command, env=env, childFDs=descriptors)
+    reactor.spawnProcess(successor, sys.executable, [sys.executable, *argv[1:]], env=env, childFDs=descriptors)
 
 
-def _without_pidfile(arguments: Sequence[str]) -> list[str]:
-    """twistd refuses to start beside a process that its pid file names: the new one keeps none."""
-    found = list(arguments)
-    if "ccrelay" in found:
-        found.insert(found.index("ccrelay"), "--pidfile=")
-    return found
+def as_before(twistd: MutableMapping[str, Any]) -> None:
+    """Leave out what twistd does to a process at its start, in one that inherits it from the process before.
+
+    twistd: its options. Its pid file names the process before, beside which it would refuse to start; root, user and
+    folder are what that one changed to, and cannot be changed to again.
+    """
+    twistd.update({"pidfile": "", "rundir": ".", "chroot": None, "uid": None, "gid": None})
 
 
 def write_pidfile(environ: Mapping[str, str]) -> None:
@@ -122,11 +135,8 @@ def remove_pidfile(environ: Mapping[str, str]) -> None:
 
 
 def tell_predecessor(environ: MutableMapping[str, str]) -> None:
-    """This process serves: say so to the one that started it for that, if one did."""
-    descriptor = environ.pop(READY, None)
-    if descriptor is not None and descriptor.isdecimal():
-        number = int(descriptor)
-        try:
-            os.write(number, b"ready")
-        finally:
-            os.close(number)
+    """This process serves: say so to the one that started it for that, if one did and still is there."""
+    descriptor = environ.pop(READY, "")
+    if descriptor.isascii() and descriptor.isdecimal():
+        with contextlib.suppress(OSError, OverflowError), open(int(descriptor), "wb", buffering=0) as pipe:
+            pipe.write(b"%d" % os.getpid())

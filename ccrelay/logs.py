@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -63,7 +64,8 @@ class LineObserver:
     def _replace(self, stream: IO[str]) -> None:
         old, self._stream = self._stream, stream
         if old is not stream and old not in (sys.stdout, sys.stderr):
-            old.close()
+            with contextlib.suppress(OSError):  # on a full disk its last line may still wait
+                old.close()
 
     def __call__(self, event: LogEvent) -> None:
         level = event.get("log_level", LogLevel.info)

@@ -21,6 +21,10 @@ WATCH_SECONDS: Final = 2.0
 """Between two looks at the file: soon enough for whoever has just saved it, and one ``stat`` costs nothing."""
 
 
+Look = tuple[int, ...]
+"""What tells two files apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Changed:
     """A configuration that was read. warnings: what the operator should know all the same."""
@@ -34,12 +38,13 @@ class Source:
     """The configuration's file.
 
     read(): blocks; raises ConfigError, OSError, or UnicodeDecodeError. make(settings, previous): the runtime for it,
-    which replaces ``previous``; raises ConfigError.
+    which replaces ``previous``; raises ConfigError. seen: what ``look`` found before the file was read for the start.
     """
 
     path: str
     read: Callable[[], Changed]
     make: Callable[[Settings, Runtime], Runtime]
+    seen: Look | None
 
 
 @dataclass(slots=True)
@@ -63,9 +68,10 @@ class Reloads:
 
 
 class Watch:
-    """Calls ``changed()`` when the file at ``path``, or what its links lead to, is another one than before.
+    """Calls ``changed()`` when the file at ``path``, or what its links lead to, is another one than was last read.
 
     It waits until the file has looked the same twice: an editor may still be writing. One that is gone may come back.
+    in_thread: as ``deferToThread``; a folder over the network may be slow to answer.
     """
 
     def __init__(
@@ -77,14 +83,18 @@ class Watch:
         self._in_thread = in_thread
         self._call: IDelayedCall | None = None
         self._running = False
-        self._known: tuple[int, ...] | None = None
-        self._seen: tuple[int, ...] | None = None
+        self._known: Look | None = None
+        self._seen: Look | None = None
 
-    def start(self) -> None:
-        """The file as it is now is the one in force."""
+    def start(self, known: Look | None) -> None:
+        """Begin. known: what ``look`` found before the file in force was read."""
         self._running = True
-        self._known = self._seen = _look(self._path)
+        self._known = self._seen = known
         self._wait()
+
+    def read(self, known: Look | None) -> None:
+        """The file is about to be read, good or bad; only another one is news after that."""
+        self._known = known
 
     def stop(self) -> None:
         """Look no more."""
@@ -97,19 +107,19 @@ class Watch:
             self._call = self._clock.callLater(WATCH_SECONDS, self._check)
 
     def _check(self) -> None:
-        self._in_thread(_look, self._path).addCallback(self._looked).addErrback(
+        self._in_thread(look, self._path).addCallback(self._looked).addErrback(
             lambda failure: _log.failure("could not look at the configuration", failure=failure)
         ).addBoth(lambda _: self._wait())
 
-    def _looked(self, found: tuple[int, ...] | None) -> None:
+    def _looked(self, found: Look | None) -> None:
         settled, self._seen = found == self._seen, found
         if settled and found is not None and found != self._known and self._running:
             self._known = found
             self._changed()
 
 
-def _look(path: str) -> tuple[int, ...] | None:
-    """What tells two files apart; None if there is none that could be read."""
+def look(path: str) -> Look | None:
+    """The file at ``path`` as it is now; None if there is none that could be read. Blocks."""
     try:
         found = os.stat(path)
     except OSError:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
@@ -19,11 +20,11 @@ from twisted.python.components import Componentized
 from ccrelay import __version__
 from ccrelay.core.status import Daemon, Status
 from ccrelay.errors import ConfigError
-from ccrelay.handover import Successor, remove_pidfile, succeed, tell_predecessor, write_pidfile
+from ccrelay.handover import Successor, remove_pidfile, start, tell_predecessor, write_pidfile
 from ccrelay.listeners import CannotListen, Listeners
 from ccrelay.logs import LineObserver
 from ccrelay.notify import Notifier
-from ccrelay.reloading import Changed, Reloads, Source, Watch
+from ccrelay.reloading import Changed, Look, Reloads, Source, Watch, look
 from ccrelay.runtime import Runtime
 from ccrelay.web.admin import Watcher, admin_site
 from ccrelay.web.resources import Root
@@ -31,6 +32,10 @@ from ccrelay.web.site import RelaySite
 from ccrelay.web.tls import UnusableTlsFile, tls_factory
 
 _log = Logger(namespace="ccrelay.service")
+
+SETTLE_SECONDS: Final = 2.0
+"""Between leaving the listeners to a new process and closing what is idle: a client that has just been accepted sends
+its request within a round trip, and would else find the connection closed."""
 
 
 class RelayService(Service):
@@ -64,7 +69,10 @@ class RelayService(Service):
         self._watch = Watch(reactor, source.path, self.reload, in_thread) if source is not None else None
         self._stopping = False
         self._cut: Callable[[], None] | None = None
-        self._reloading = self._reload_again = self._handing_over = self._handed_over = False
+        self._signalled = False
+        self._reloading = self._reload_again = False
+        self._successor: Successor | None = None
+        self._hand_over_next = self._handed_over = False
         self.reloads = Reloads()
         self.site = RelaySite(Root(lambda: self._runtime.surface), reactor, lambda: self._runtime.surface)
         self.admin = admin_site(reactor, lambda: self._runtime.surface, self._status, runtime.tally)
@@ -109,8 +117,8 @@ class RelayService(Service):
 
     def _serving(self) -> None:
         self._take_signals()
-        if self._watch is not None:
-            self._watch.start()
+        if self._watch is not None and self._source is not None:
+            self._watch.start(self._source.seen)
         self._notifier.ready()
         self._notifier.start_watchdog(self._reactor)
         try:
@@ -137,10 +145,16 @@ class RelayService(Service):
             signal.signal(number, lambda *_: self._reactor.callFromThread(action))
 
     def _told_to_stop(self) -> None:
-        if self._cut is not None:
+        # The first one of a process that has handed over asks it for what it does already.
+        if self._cut is not None and (self._signalled or not self._handed_over):
             self._cut()
-        elif not self._stopping:
-            # Not twice: a reactor that was told to stop and has not gone round yet refuses to hear it again.
+        elif self._cut is None:
+            self._stop()
+        self._signalled = True
+
+    def _stop(self) -> None:
+        # Not twice: a reactor that was told to stop and has not gone round yet refuses to hear it again.
+        if not self._stopping:
             self._stopping = True
             _log.info("stopping")
             self._reactor.stop()
@@ -185,25 +199,48 @@ class RelayService(Service):
     def reload(self) -> Deferred[None]:
         """Read the configuration again and serve with it; a bad one changes nothing but the log and ``reloads``.
 
-        The Deferred fires when that is decided. One reload runs at a time; of those asked for meanwhile one follows.
+        The Deferred fires when that is decided. One reload runs at a time, and none while a new process comes up, which
+        must find the sockets as they were handed over; of those asked for meanwhile one follows.
         """
-        if self._source is None or self._stopping or self._reloading:
-            self._reload_again = self._reloading
-            return Deferred.fromCoroutine(_nothing())
+        if self._source is None or self._stopping or self._handed_over:
+            return succeed(None)
+        if self._reloading or self._successor is not None:
+            self._reload_again = True
+            return succeed(None)
         self._reloading = True
-        self._notifier.reloading()
         return Deferred.fromCoroutine(self._reload(self._source))
 
     async def _reload(self, source: Source) -> None:
+        self._notifier.reloading()
+        again = True
+        while again:
+            self._reload_again = False
+            await self._reload_once(source)
+            again = self._reload_again and bool(self.running)
+        self._reloading = False
+        if self.running:
+            self._notifier.ready()
+            if self._hand_over_next:
+                self._hand_over_next = False
+                self.hand_over()
+
+    async def _reload_once(self, source: Source) -> None:
         try:
+            seen: Look | None = await self._in_thread(look, source.path)
+            if self._watch is not None:
+                self._watch.read(seen)
             changed: Changed = await self._in_thread(source.read)
             runtime = source.make(changed.settings, self._runtime)
             try:
                 wanted = await self._in_thread(self._wanted, runtime)
+                if not self.running:  # told to stop meanwhile: nothing is opened any more
+                    runtime.close()
+                    return
                 self._observer.reconfigure(changed.settings.logging)
                 self._listeners.change(wanted)
             except BaseException:
-                self._observer.reconfigure(self._runtime.settings.logging)
+                with contextlib.suppress(OSError):  # if its file has gone too, the log stays where it is
+                    self._observer.reconfigure(self._runtime.settings.logging)
                 runtime.close()
                 raise
             self._swap(runtime)
@@ -211,19 +248,13 @@ class RelayService(Service):
             _log.info("the configuration is reloaded")
             for warning in changed.warnings:
                 _log.warn("{path}: {warning}", path=source.path, warning=str(warning))
-        except (ConfigError, CannotListen, UnusableTlsFile, OSError, ValueError) as error:
+        except (ConfigError, CannotListen, UnusableTlsFile, OSError, UnicodeDecodeError) as error:
             self.reloads.failed(time.time(), str(error))
             for line in str(error).splitlines():
                 _log.error("not reloaded, the old configuration stays: {line}", line=line.strip())
         except Exception:  # noqa: BLE001  (a bug must not end the service: the old configuration can serve)
             self.reloads.failed(time.time(), "internal error; the log has the details")
             _log.failure("not reloaded, the old configuration stays")
-        finally:
-            self._reloading = False
-            self._notifier.ready()
-        if self._reload_again:
-            self._reload_again = False
-            await self.reload()
 
     def _swap(self, runtime: Runtime) -> None:
         """From here on calls are served with ``runtime``; those under way end with what they began with."""
@@ -237,28 +268,42 @@ class RelayService(Service):
     # -- handing over
 
     def hand_over(self) -> None:
-        """Start a new process that takes the listeners over; end this one's calls and stop, once that one serves."""
-        if self._handing_over or self._stopping:
+        """Start a new process that takes the listeners over; end this one's calls and stop, once that one serves.
+
+        While a reload is under way it waits for its end. Asked for again before the new one serves, it does nothing.
+        """
+        if self._stopping or self._handed_over or self._successor is not None:
             return
-        self._handing_over = True
+        if self._reloading:
+            self._hand_over_next = True
+            return
+        if os.getpid() == 1:
+            _log.error("this process serves on: it is the first of its container, which ends with it")
+            return
         _log.info("starting the process that takes over")
-        successor = Successor(self._reactor, self._succeeded, self._not_succeeded)
+        self._successor = successor = Successor(self._reactor, self._succeeded, self._not_succeeded)
         try:
-            succeed(self._reactor, successor, self._listeners.handed(), argv=sys.orig_argv, environ=os.environ)
+            start(self._reactor, successor, self._listeners.handed(), argv=sys.orig_argv, environ=os.environ)
         except OSError as error:
             self._not_succeeded(str(error))
 
     def _succeeded(self, pid: int) -> None:
         _log.info("process {pid} serves; this one ends its calls", pid=pid)
+        self._successor = None
+        self._handed_over = True
         self._notifier.main_process(pid)
         self._notifier.stop_watchdog()
-        self._handed_over = True
-        self._listeners.release()
-        self._told_to_stop()
+        if self._watch is not None:
+            self._watch.stop()
+        self._listeners.release(pid)
+        self._reactor.callLater(SETTLE_SECONDS, self._stop)
 
     def _not_succeeded(self, reason: str) -> None:
-        self._handing_over = False
+        self._successor = None
         _log.error("this process serves on: {reason}", reason=reason)
+        if self._reload_again:
+            self._reload_again = False
+            self.reload()
 
     # -- stopping
 
@@ -266,6 +311,8 @@ class RelayService(Service):
         """Take no new connection, let calls finish for ``server.drain_timeout``, then cut what is left."""
         super().stopService()
         drained: Deferred[None] = Deferred()
+        if self._successor is not None:
+            self._successor.abandon()
         if self._watch is not None:
             self._watch.stop()
         self._listeners.stop()
@@ -296,10 +343,6 @@ class RelayService(Service):
         self._runtime.close()
         self._notifier.stop_watchdog()
         remove_pidfile(os.environ)
-
-
-async def _nothing() -> None:
-    """What a reload does that is not needed."""
 
 
 def _address(port: Any) -> str:

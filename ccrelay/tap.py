@@ -16,12 +16,12 @@ from ccrelay import __version__
 from ccrelay.core.config import find_config, load
 from ccrelay.core.settings import Settings, TlsSettings
 from ccrelay.errors import ConfigError, Problem
-from ccrelay.handover import LISTENERS
+from ccrelay.handover import LISTENERS, as_before
 from ccrelay.lean import poll_leanly
 from ccrelay.listeners import Listeners, inherit
 from ccrelay.logs import LineObserver
 from ccrelay.notify import Notifier
-from ccrelay.reloading import Changed, Source
+from ccrelay.reloading import Changed, Source, look
 from ccrelay.runtime import Runtime, not_served
 from ccrelay.service import RelayService
 from ccrelay.web.tls import UnusableTlsFile, tls_factory
@@ -40,6 +40,8 @@ class Options(usage.Options):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """As usage.Options, but a wrong option ends the process with 1; on Twisted 22.4 twistd itself exits 0."""
+        if self.parent is not None and LISTENERS in os.environ:
+            as_before(self.parent)
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
@@ -67,6 +69,7 @@ def makeService(options: Options) -> IService:
     def make(settings: Settings, previous: Runtime | None) -> Runtime:
         return Runtime(settings, reactor, os.environ, SystemRandom(), previous)
 
+    seen = look(path)
     try:
         changed = read_configuration(path)
         runtime = make(changed.settings, None)
@@ -84,9 +87,12 @@ def makeService(options: Options) -> IService:
     except OSError as error:
         raise SystemExit(f"cc-relay: logging.output: {error}") from None
     poll_leanly(reactor)
-    listeners = Listeners(reactor, inherit(os.environ.pop(LISTENERS, None)))
+    try:
+        listeners = Listeners(reactor, inherit(os.environ.pop(LISTENERS, None)))
+    except ValueError as error:
+        raise SystemExit(f"cc-relay: {LISTENERS}: {error}") from None
     notifier = Notifier.from_environ(os.environ, os.getpid())
-    source = Source(path, lambda: read_configuration(path), make)
+    source = Source(path, lambda: read_configuration(path), make, seen)
     service: Any = RelayService(reactor, runtime, observer, source, listeners=listeners, notifier=notifier)
     return service  # type: ignore[no-any-return]
 

@@ -189,7 +189,7 @@ def test_it_listens_where_it_is_told_and_says_so(server: str, addresses: list[st
         f"listening on {address}" for address in addresses
     ]
     assert len(life.reactor.ports) == len(addresses)
-    assert all(port.factory is life.service.site for port in life.reactor.ports)
+    assert all(port.factory.current is life.service.site for port in life.reactor.ports)
 
 
 def test_it_says_which_providers_are_ready() -> None:
@@ -287,7 +287,7 @@ def test_with_tls_every_listener_speaks_it(monkeypatch: pytest.MonkeyPatch) -> N
     life = Life("listen: ['127.0.0.1:1', '127.0.0.1:2'], tls: {certificate: /c, private_key: /k}")
     life.service.privilegedStartService()
     assert made == [(life.settings.server.tls, life.service.site)]
-    assert [type(port.factory) for port in life.reactor.ports] == [TLSMemoryBIOFactory] * 2
+    assert [type(port.factory.current) for port in life.reactor.ports] == [TLSMemoryBIOFactory] * 2
 
 
 # -- stopping
