@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from random import Random
 from typing import Any
 
@@ -40,6 +39,7 @@ from ccrelay.interfaces import ICredentials
 from ccrelay.providers import PROVIDERS, build
 from ccrelay.relay import Relay
 from ccrelay.upstream.agent import OriginAgent, origin_endpoint
+from ccrelay.upstream.cookies import no_cookies
 from ccrelay.upstream.origins import OriginsAgent, origin_of
 from ccrelay.upstream.probe import Prober, ProbeTarget, ollama_version
 from ccrelay.upstream.simulator import SimulatorAgent
@@ -129,8 +129,7 @@ class Runtime:
             agent = OriginsAgent(
                 {origin_of(url.encode("ascii")): self._agent(settings, url) for url in provider.base_urls()}
             )
-        cookies: Any = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-        client = HTTPClient(agent, cookiejar=cookies)
+        client = HTTPClient(agent, cookiejar=no_cookies())
         return Upstream(client, settings.timeouts, self._credentials(settings))
 
     def _agent(self, settings: ProviderSettings, base_url: str) -> OriginAgent:

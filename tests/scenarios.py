@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from random import Random
 from typing import Any, Self
 
@@ -46,6 +45,7 @@ from ccrelay.interfaces import ICredentials
 from ccrelay.providers import PROVIDERS
 from ccrelay.relay import Relay
 from ccrelay.runtime import contender_of
+from ccrelay.upstream.cookies import no_cookies
 from ccrelay.web.auth import Doorkeeper
 
 from .provider_settings import key_settings, provider_settings
@@ -212,8 +212,7 @@ class Scene:
         }
         if not credentials and not PROVIDERS[settings.type].needs_key:
             credentials[""] = StaticCredentials(None)
-        cookies: Any = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-        return Upstream(HTTPClient(agent, cookiejar=cookies), settings.timeouts, credentials)
+        return Upstream(HTTPClient(agent, cookiejar=no_cookies()), settings.timeouts, credentials)
 
     def call(
         self,

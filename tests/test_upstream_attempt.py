@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import pytest
@@ -28,6 +27,7 @@ from ccrelay.core.settings import TimeoutSettings
 from ccrelay.providers import build
 from ccrelay.upstream.agent import OriginAgent
 from ccrelay.upstream.attempt import ERROR_BYTES, ERROR_SECONDS, Attempt, Committed
+from ccrelay.upstream.cookies import no_cookies
 from ccrelay.upstream.pump import Ending
 
 from .fakes import FakeSink
@@ -100,9 +100,7 @@ class Rig:
         self.fake = FakeEndpoint(self.clock, ready=ready)
         self.agent = OriginAgent(self.clock, endpoint or self.fake)
         self.provider: Any = build(provider_settings(type_, base_url=base_url, timeouts=TIMEOUTS, **settings))
-        self.client = HTTPClient(
-            CheckedAgent(self.agent), cookiejar=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-        )
+        self.client = HTTPClient(CheckedAgent(self.agent), cookiejar=no_cookies())
         self.text = text
         self.body = RequestBody(len(text), 0)
         self.call = Call(

@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from random import Random
 from typing import Any, Final
 
@@ -51,6 +50,7 @@ from ccrelay.interfaces import ICredentials
 from ccrelay.relay import Relay
 from ccrelay.runtime import contender_of, credentials_of, who_takes_part
 from ccrelay.upstream.agent import request_head
+from ccrelay.upstream.cookies import no_cookies
 
 _SIGNATURE: Final = re.compile(rb"(?<=Signature=)[0-9a-f]{64}")
 """Of AWS: made with placeholders it is nobody's, and would only look like one."""
@@ -171,8 +171,7 @@ def _upstream(
         key: StaticCredentials(_placeholder(source, settings))
         for key, source in credentials_of(settings, environ, threads, clock).items()
     }
-    cookies: Any = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-    return Upstream(HTTPClient(_NotingAgent(notes), cookiejar=cookies), settings.timeouts, credentials)
+    return Upstream(HTTPClient(_NotingAgent(notes), cookiejar=no_cookies()), settings.timeouts, credentials)
 
 
 def _placeholder(source: ICredentials, settings: ProviderSettings) -> Credential:

@@ -6,6 +6,7 @@ answer that the relay cannot read can neither be metered nor cut at an event.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
 from twisted.internet.defer import Deferred, succeed
@@ -107,12 +108,18 @@ def _readable(response: UpstreamResponse) -> UpstreamResponse:
     return response
 
 
+@lru_cache(maxsize=256)  # a provider has two or three URLs; clients may vary their queries
+def parsed(url: bytes) -> URI:
+    """An absolute URL taken apart; not to be changed. Raises ValueError for a port that is no number."""
+    return URI.fromBytes(url)
+
+
 def request_head(method: bytes, url: bytes, headers: Headers, producer: IBodyProducer | None) -> bytes:
     """The head of a request as it goes out, with its empty line: framing, Host and Accept-Encoding are ours.
 
     Raises ValueError for a URL or header that HTTP cannot carry.
     """
-    uri = URI.fromBytes(url)
+    uri = parsed(url)
     default_port = 443 if uri.scheme == b"https" else 80
     host = b"[%b]" % uri.host if b":" in uri.host else uri.host
     lines = [(b"Host", host if uri.port == default_port else b"%b:%d" % (host, uri.port))]

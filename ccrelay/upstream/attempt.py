@@ -27,6 +27,7 @@ from ccrelay.core.thinking import SignatureCollector
 from ccrelay.interfaces import IProvider, IResponseSink
 from ccrelay.timers import SilenceTimer
 from ccrelay.upstream.body import EditedBody
+from ccrelay.upstream.cookies import no_cookies
 from ccrelay.upstream.failures import upstream_error
 from ccrelay.upstream.pump import Pump, StreamRefused
 
@@ -39,6 +40,9 @@ the 2 ms that nobody notices."""
 
 ERROR_SECONDS = 10.0
 """Time for an unsuccessful answer's body: its status is known already and the client is waiting."""
+
+
+_NO_COOKIES = no_cookies()  # treq makes a jar for each request that brings none
 
 
 class _AsWritten(EncodedURL):
@@ -158,6 +162,7 @@ class Attempt:
             _AsWritten(request.url.decode("ascii")),
             headers=headers,
             data=body,
+            cookies=_NO_COOKIES,
             unbuffered=True,
             allow_redirects=False,
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from twisted.internet.defer import Deferred, fail
-from twisted.web.client import URI
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
+
+from ccrelay.upstream.agent import parsed
 
 Origin = tuple[bytes, bytes, int]
 """Scheme, host and port."""
@@ -16,7 +17,7 @@ Origin = tuple[bytes, bytes, int]
 
 def origin_of(url: bytes) -> Origin:
     """The origin of an absolute URL. Raises ValueError for a port that is no number."""
-    uri = URI.fromBytes(url)
+    uri = parsed(url)
     return (uri.scheme.lower(), uri.host.lower(), uri.port)
 
 
