@@ -340,6 +340,15 @@ def test_an_exception_without_words_is_told_by_its_name(payload: bytes) -> None:
     assert the_error(decode(exception("throttlingException", payload))) == ("rate_limit_error", "throttlingException")
 
 
+def test_an_exception_behind_the_end_of_a_message_does_not_spoil_it() -> None:
+    stop = chunk(b'{"type":"message_stop"}')
+
+    told = decode(chunk(START) + stop + exception("internalServerException", b'{"message":"late"}') + stop)
+
+    assert told == decode(chunk(START) + stop)
+    assert watched(told).error is None
+
+
 def test_an_exception_without_name_or_words_is_told_all_the_same() -> None:
     kind, message = the_error(decode(encode_message([(":message-type", 7, "exception")], b"")))
 

@@ -9,7 +9,8 @@ A frame is a message of the event stream. Its ``:message-type`` says what it is:
 Rules of this file:
 - An event's JSON passes as it is: it is decoded from base64, looked at, and never dumped from a parsed tree.
 - The usual chunk costs two matches of a regular expression and no JSON parse. What they do not match is parsed.
-- An exception becomes Anthropic's error event, and nothing is read behind it.
+- An exception becomes Anthropic's error event, and nothing is read behind it. One behind ``message_stop`` is left out:
+  the message is whole, and clients would throw it away.
 
 Source: bedrock-runtime's service model (ResponseStream), Anthropic's SDKs for Bedrock, the Amazon Bedrock user guide.
 """
@@ -71,11 +72,12 @@ _JSON: Final = json.JSONDecoder()
 class BedrockDecoder:
     """One streamed answer of Bedrock. Sans-IO; not reusable after a violation, an exception frame or the end."""
 
-    __slots__ = ("_begun", "_over", "_parser", "_violation")
+    __slots__ = ("_begun", "_over", "_parser", "_stopped", "_violation")
 
     def __init__(self) -> None:
         self._parser = EventStreamParser()
         self._begun = False  # content has been passed on
+        self._stopped = False  # and all of it
         self._over = False  # an exception has ended the answer
         self._violation: StreamViolation | None = None
 
@@ -95,7 +97,7 @@ class BedrockDecoder:
                         if message.headers.get(":event-type") == "chunk":
                             events.append(self._chunk(message.payload))
                     elif kind in _ERRORS:
-                        events.append(_ERRORS[kind](message, self._begun))
+                        events.append(b"" if self._stopped else _ERRORS[kind](message, self._begun))
                         self._over = True
                         break
             except StreamViolation as violation:
@@ -125,7 +127,10 @@ class BedrockDecoder:
         if not isinstance(kind, str) or not kind:
             return b""
         self._begun = self._begun or kind not in _OPENING
-        return encode_event(kind, event if kind != "message_stop" else _without_member(event, METRICS))
+        if kind == "message_stop":
+            self._stopped = True
+            event = _without_member(event, METRICS)
+        return encode_event(kind, event)
 
     def _refuse_poisoned(self) -> None:
         if self._violation is not None:

@@ -27,6 +27,18 @@ METRICS = {"inputTokenCount": 999, "outputTokenCount": 888, "invocationLatency":
 REQUEST_ID = ("x-amzn-RequestId", "550e8400-e29b-41d4-a716-446655440000")
 
 
+STREAM_HEAD = head(
+    200,
+    "OK",
+    [
+        ("Content-Type", "application/vnd.amazon.eventstream"),
+        ("X-Amzn-Bedrock-Content-Type", "application/json"),
+        REQUEST_ID,
+        ("Transfer-Encoding", "chunked"),
+    ],
+)
+
+
 def documents(blocks: Sequence[Block]) -> list[bytes]:
     """One streamed message as the JSON of its events, with Bedrock's metrics in the last."""
     found = [event.split(b"\ndata: ", 1)[1].rstrip(b"\n") for event in events(blocks)]
@@ -60,16 +72,16 @@ def streamed(parts: Iterable[bytes], seed: int = 0, ending: str = "clean") -> An
 
     ending: ``clean``, ``close`` (cut, no last chunk), ``reset`` or ``hang`` (silence).
     """
-    lines = [
-        ("Content-Type", "application/vnd.amazon.eventstream"),
-        ("X-Amzn-Bedrock-Content-Type", "application/json"),
-        REQUEST_ID,
-        ("Transfer-Encoding", "chunked"),
-    ]
     stream = b"".join(parts)
-    steps = [send(head(200, "OK", lines)), pace([chunk(piece) for piece in pieces(stream, seed)], 0.0)]
+    steps = [send(STREAM_HEAD), pace([chunk(piece) for piece in pieces(stream, seed)], 0.0)]
     steps += [send(LAST_CHUNK), ["end"]] if ending == "clean" else [[ending]]
     return Answer(tuple(steps), 200, stream)
+
+
+def held(parts: Iterable[bytes], gate: str, rest: Iterable[bytes]) -> Answer:
+    """An event stream that stops after ``parts`` until the gate is released, then goes on with ``rest``."""
+    first, last = b"".join(parts), b"".join(rest)
+    return Answer((send(STREAM_HEAD + chunk(first)), ["gate", gate], send(chunk(last) + LAST_CHUNK), ["end"]))
 
 
 def conversation(blocks: Sequence[Block], seed: int = 0) -> Answer:

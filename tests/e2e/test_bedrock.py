@@ -169,7 +169,7 @@ def test_betas_go_into_the_body_and_what_bedrock_lacks_is_left_out_and_told_once
     relay: Relay, bedrock: BedrockUpstream
 ) -> None:
     bedrock.route(bedrock_answers.conversation(BLOCKS), path=target())
-    members = {"context_management": {"edits": []}, "output_config": {"effort": "low"}}
+    members: dict[str, Any] = {"context_management": {"edits": []}, "output_config": {"effort": "low"}}
 
     for _ in range(2):
         reply = ask(relay.port, post(body_for(**members), [("anthropic-beta", CLAUDE_CODES)]))
