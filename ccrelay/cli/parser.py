@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     _explain(_command(commands, "explain", "explain", "say where a request would go and what would be sent there"))
     _init(_command(commands, "init", "init", "write a commented configuration for the providers you use"))
     _claude(commands)
+    _doctor(_command(commands, "doctor", "doctor", "check what stands between clients, relay and providers"))
     _command(commands, "version", "version", "print the versions of the relay and of what it runs on")
     _completion(_command(commands, "completion", "completion", "print a completion script for a shell"))
     return parser
@@ -103,6 +104,18 @@ def _claude(commands: Any) -> None:
     remove.set_defaults(action="remove")
     for parser in (setup, remove):
         parser.add_argument("--settings", metavar="PATH", help="the settings file (default: ~/.claude/settings.json)")
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Without --spend no request is sent that could cost a token: streams are then examined only where a simulator "
+        "answers them. With it, each provider and the address get one call of a few tokens."
+    )
+    _config(parser)
+    parser.add_argument("--url", metavar="URL", help="an address at which clients reach the relay, to be examined too")
+    parser.add_argument("--token", metavar="TOKEN", help="what that address asks of clients; - reads standard input")
+    parser.add_argument("--model", metavar="NAME", help="the model to ask for (default: the first one listed)")
+    parser.add_argument("--spend", action="store_true", help="make calls that cost a few tokens")
 
 
 def _completion(parser: argparse.ArgumentParser) -> None:
