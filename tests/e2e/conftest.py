@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -15,6 +16,13 @@ from tests.e2e.upstream_process import Upstream
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def started() -> Iterator[ExitStack]:
+    """Ends, after the test, what has been entered into it."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")

@@ -123,13 +123,20 @@ class Relay:
 
     def access_lines(self) -> list[dict[str, Any]]:
         """The access lines written so far, one for each call that has ended."""
+        return self._lines_with("attempts")
+
+    def attempt_lines(self) -> list[dict[str, Any]]:
+        """The attempt lines written so far, one for each attempt that was committed or failed."""
+        return self._lines_with("attempt")
+
+    def _lines_with(self, field: str) -> list[dict[str, Any]]:
         found = []
         for line in self._stdout.read_text(errors="replace").splitlines():
             try:
                 value = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(value, dict) and "outcome" in value:
+            if isinstance(value, dict) and field in value:
                 found.append(value)
         return found
 
@@ -147,6 +154,16 @@ class Relay:
     def next_access_line(self, seen: int) -> dict[str, Any]:
         """The first access line after the ``seen`` earlier ones."""
         return wait_for(lambda: self.access_lines()[seen:], "another access line")[0]
+
+    def provider(self, name: str) -> dict[str, Any]:
+        """What ``GET /v1/providers`` says of one."""
+        entries: list[dict[str, Any]] = ask(self.port, get("/v1/providers")).json["data"]
+        return next(entry for entry in entries if entry["name"] == name)
+
+    def circuit(self, name: str) -> str:
+        """The state of a provider's circuit breaker."""
+        state: str = self.provider(name)["circuit_breaker"]
+        return state
 
     def resident(self) -> int:
         """Bytes of memory in use."""

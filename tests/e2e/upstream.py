@@ -1,17 +1,20 @@
 """An upstream that misbehaves on demand: a process of its own, standard library only, nothing of the relay's.
 
-    python upstream.py [CERTIFICATE KEY]
+    python upstream.py PORT [CERTIFICATE KEY]
 
-It listens on a free loopback port and speaks JSON lines on stdin and stdout. The first line out is ``{"port": N}``;
-then one line out for each line in. End of stdin ends the process, so it never outlives the test that started it.
+It listens on that loopback port, on a free one for 0, and speaks JSON lines on stdin and stdout. The first line out is
+``{"port": N}``; then one line out for each line in. End of stdin ends the process, so it never outlives the test that
+started it.
 
     {"do": "queue", "path": P, "answer": A}     answer the next request for P that way, once
-    {"do": "route", "path": P, "model": M, "answer": A}   answer all requests for P (of that model, unless null) so
+    {"do": "route", "path": P, "model": M, "key": K, "answer": A}   answer all requests for P so (of that model, with
+                                                that x-api-key, unless null; the key's goes before the model's)
     {"do": "requests"}                          everything received so far, as below
     {"do": "body", "index": I}                  the body of request I, base64, if it was not larger than KEPT_BODY
     {"do": "until", "counts": {...}, "seconds": S}   answer once all counts are as named, or give up and say so
     {"do": "release", "gate": G}                let answers waiting at that gate go on
-    {"do": "stats"}                             {"open", "connections", "requests", "complete", "lost", "sent", "gates"}
+    {"do": "stats"}                             {"open", "connections", "requests", "complete", "lost", "sent", "gates",
+                                                "busy": requests under way, "busiest": most of them at once}
     {"do": "fresh"}                             forget scripts, requests and counts; close every connection
 
 An answer is ``{"steps": [...], "unstreamed": [...] or null, "before_body": bool}``: the bytes to send and the mishaps
@@ -187,9 +190,9 @@ class Upstream:
         for connection in self.open:
             connection.transport.close()
         self.queue: dict[str, collections.deque[dict[str, Any]]] = collections.defaultdict(collections.deque)
-        self.routes: dict[tuple[str, str | None], dict[str, Any]] = {}
+        self.routes: dict[tuple[str, str | None, str | None], dict[str, Any]] = {}
         self.records: list[tuple[dict[str, Any], Body]] = []
-        self.counts = {"connections": 0, "requests": 0, "complete": 0, "lost": 0, "sent": 0}
+        self.counts = {"connections": 0, "requests": 0, "complete": 0, "lost": 0, "sent": 0, "busy": 0, "busiest": 0}
         self.gates: dict[str, asyncio.Event] = collections.defaultdict(asyncio.Event)
         self.waiting: set[str] = set()
 
@@ -250,6 +253,9 @@ class Upstream:
             "connection": connection.number,
         }
         self.records.append((record, body))
+        counts = self.counts  # those of now: a request that outlives them must not be taken off the next ones
+        counts["busy"] += 1
+        counts["busiest"] = max(counts["busy"], counts["busiest"])
         self.count("requests")
         path = target.partition("?")[0]
         queue = self.queue[path]
@@ -257,18 +263,22 @@ class Upstream:
             if not (queue and queue[0]["before_body"]):
                 await body.read()
                 self.count("complete")
-            answer = queue.popleft() if queue else self.routed(path, body)
+            answer = queue.popleft() if queue else self.routed(path, lines[1:], body)
             return await self.perform(connection, body, self.steps(answer, body))
         except Gone:
             self.count("lost")
             raise
+        finally:
+            counts["busy"] -= 1
+            self.stir()
 
-    def routed(self, path: str, body: Body) -> dict[str, Any]:
+    def routed(self, path: str, headers: list[str], body: Body) -> dict[str, Any]:
         model = asked(body).get("model")
+        fields = {line.partition(":")[0].strip().lower(): line.partition(":")[2].strip() for line in headers}
         missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
         unknown = {"steps": [["send", base64.b64encode(missing).decode()], ["end"]], "unstreamed": None}
-        named = self.routes.get((path, model)) if isinstance(model, str) else None
-        return named or self.routes.get((path, None)) or unknown
+        ways = [(path, None, fields.get("x-api-key")), (path, model if isinstance(model, str) else None, None)]
+        return next((self.routes[way] for way in [*ways, (path, None, None)] if way in self.routes), unknown)
 
     @staticmethod
     def steps(answer: dict[str, Any], body: Body) -> list[list[Any]]:
@@ -329,7 +339,7 @@ class Upstream:
         if name == "queue":
             self.queue[order["path"]].append(order["answer"])
         elif name == "route":
-            self.routes[order["path"], order["model"]] = order["answer"]
+            self.routes[order["path"], order["model"], order["key"]] = order["answer"]
         elif name == "release":
             self.gates[order["gate"]].set()
         elif name == "body":
@@ -368,13 +378,14 @@ async def orders(handle: Callable[[dict[str, Any]], Any]) -> None:
 
 
 async def main(arguments: list[str]) -> None:
+    port, *certificate = arguments
     tls = None
-    if arguments:
+    if certificate:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(*arguments)
+        tls.load_cert_chain(*certificate)
     upstream = Upstream()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(upstream), "127.0.0.1", 0, ssl=tls, backlog=2048)
+    server = await loop.create_server(lambda: Connection(upstream), "127.0.0.1", int(port), ssl=tls, backlog=2048)
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
     await orders(upstream.command)
 

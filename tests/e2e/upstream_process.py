@@ -6,6 +6,8 @@ import base64
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -40,11 +42,20 @@ class Received:
         return values[0] if values else None
 
 
-class Upstream:
-    """Start one, script it, look at what it got. ``tls``: certificate chain and key file, for a TLS listener."""
+def start_upstreams(started: ExitStack, count: int, tls: tuple[Path, Path] | None = None) -> list[Upstream]:
+    """That many, started side by side, to end with ``started``."""
+    with ThreadPoolExecutor() as pool:
+        return [started.enter_context(upstream) for upstream in pool.map(Upstream, [tls] * count)]
 
-    def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("upstream.py")), *map(str, tls or ())]
+
+class Upstream:
+    """Start one, script it, look at what it got.
+
+    tls: certificate chain and key file, for a TLS listener. port: where another one has been; 0: any free one.
+    """
+
+    def __init__(self, tls: tuple[Path, Path] | None = None, port: int = 0) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("upstream.py")), str(port), *map(str, tls or ())]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = int(self._read()["port"])
         self.url = f"https://localhost:{self.port}" if tls else f"http://127.0.0.1:{self.port}"
@@ -65,8 +76,8 @@ class Upstream:
         for answer in answers:
             self._order(do="queue", path=path, answer=answer.as_json())
 
-    def route(self, answer: Answer, path: str = MESSAGES, model: str | None = None) -> None:
-        self._order(do="route", path=path, model=model, answer=answer.as_json())
+    def route(self, answer: Answer, path: str = MESSAGES, model: str | None = None, key: str | None = None) -> None:
+        self._order(do="route", path=path, model=model, key=key, answer=answer.as_json())
 
     def requests(self) -> list[Received]:
         seen = self._order(do="requests")
@@ -93,6 +104,11 @@ class Upstream:
 
     def release(self, gate: str) -> None:
         self._order(do="release", gate=gate)
+
+    def kill(self) -> None:
+        """End it as a crash does: nobody is told, and the kernel resets what was open."""
+        self.process.kill()
+        self.process.wait()
 
     def close(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
