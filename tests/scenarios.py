@@ -169,6 +169,7 @@ class Scene:
         self.records: list[AccessRecord] = []
         self.attempts: list[AttemptRecord] = []
         self.clients: dict[str, Client] = {}
+        self._callers: list[Client] = []
         self.violations: list[str] = []
         self.logged: list[str] = []
         self._max_attempts = max_attempts
@@ -261,13 +262,14 @@ class Scene:
         self.check(not client.committed, "an attempt after the commit")
         self.check(not client.gone, "an attempt for a client that has left")
         self.requests.append(exchange)
+        self._callers.append(client)
 
     def _caller(self, exchange: Exchange) -> Client:
-        """Whose call it is made for; a cloud gets no header of the client's, so there only one may call."""
+        """Whose call it is made for; a cloud gets no header of the client's, so there one may call at a time."""
         call_id = first(exchange.headers, _CALL_ID)
         if call_id is not None:
             return self.clients[call_id.decode()]
-        (client,) = self.clients.values()
+        (client,) = (client for client in self.clients.values() if not client.settled)
         return client
 
     def check(self, condition: object, complaint: str) -> None:
@@ -331,8 +333,7 @@ class Scene:
         assert record.bytes_out == len(client.body), record
         assert record.attempts <= self._max_attempts, record
         if self._scripted:
-            sent = [exchange for exchange in self.requests if self._caller(exchange) is client]
-            assert record.attempts == len(sent), record
+            assert record.attempts == self._callers.count(client), record
 
     def __enter__(self) -> Self:
         globalLogPublisher.addObserver(self._log)
