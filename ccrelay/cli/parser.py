@@ -29,6 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     _init(_command(commands, "init", "init", "write a commented configuration for the providers you use"))
     _claude(commands)
     _doctor(_command(commands, "doctor", "doctor", "check what stands between clients, relay and providers"))
+    _status(_command(commands, "status", "status", "print what a running relay is doing"))
+    _top(_command(commands, "top", "status", "print that again and again, until interrupted"))
     _command(commands, "version", "version", "print the versions of the relay and of what it runs on")
     _completion(_command(commands, "completion", "completion", "print a completion script for a shell"))
     return parser
@@ -116,6 +118,29 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", metavar="TOKEN", help="what that address asks of clients; - reads standard input")
     parser.add_argument("--model", metavar="NAME", help="the model to ask for (default: the first one listed)")
     parser.add_argument("--spend", action="store_true", help="make calls that cost a few tokens")
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
+    _config(parser)
+    parser.add_argument("--url", metavar="URL", help="the admin listener, as an http URL or unix:PATH")
+    parser.add_argument("--json", action="store_true", help="print the document as it is")
+    parser.set_defaults(repeat=False)
+
+
+def _top(parser: argparse.ArgumentParser) -> None:
+    _config(parser)
+    parser.add_argument("--url", metavar="URL", help="the admin listener, as an http URL or unix:PATH")
+    parser.add_argument(
+        "--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between two looks (default 2)"
+    )
+    parser.set_defaults(repeat=True)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:  # a tighter loop would load the relay, a longer one is none
+        raise argparse.ArgumentTypeError("must be between 0.1 and 3600")
+    return seconds
 
 
 def _completion(parser: argparse.ArgumentParser) -> None:
