@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ccrelay.core.model import Usage
 from ccrelay.core.outcomes import Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sums:
-    """What calls came to. answered, refused, gone and failed make up ``calls``.
+    """What calls came to; it is added to in place, a few times for every call.
 
-    refused: by ourselves, without asking anybody, or as the caller's fault by an upstream. gone: their client left.
-    cost: USD at list price, of the calls whose price is known. unpriced: calls with tokens whose price is not.
+    answered, refused, gone and failed make up ``calls``. refused: by ourselves without asking anybody, or as the
+    caller's fault by an upstream. gone: their client left. cost: USD at list price, of the calls whose price is known.
+    unpriced: calls with tokens whose price is not.
     """
 
     calls: int = 0
@@ -23,22 +24,35 @@ class Sums:
     gone: int = 0
     failed: int = 0
     attempts: int = 0
-    usage: Usage = field(default_factory=Usage)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_read_tokens: int = 0
     cost: float = 0.0
     unpriced: int = 0
 
-    def plus(self, other: Sums) -> Sums:
-        """Both together."""
-        return Sums(
-            self.calls + other.calls,
-            self.answered + other.answered,
-            self.refused + other.refused,
-            self.gone + other.gone,
-            self.failed + other.failed,
-            self.attempts + other.attempts,
-            _both(self.usage, other.usage),
-            self.cost + other.cost,
-            self.unpriced + other.unpriced,
+    def add(self, other: Sums) -> None:
+        """``other`` too."""
+        self.calls += other.calls
+        self.answered += other.answered
+        self.refused += other.refused
+        self.gone += other.gone
+        self.failed += other.failed
+        self.attempts += other.attempts
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.cache_write_tokens += other.cache_write_tokens
+        self.cache_read_tokens += other.cache_read_tokens
+        self.cost += other.cost
+        self.unpriced += other.unpriced
+
+    def tokens(self) -> tuple[tuple[str, int], ...]:
+        """The four classes by the names that labels and documents have for them."""
+        return (
+            ("input", self.input_tokens),
+            ("output", self.output_tokens),
+            ("cache_write", self.cache_write_tokens),
+            ("cache_read", self.cache_read_tokens),
         )
 
 
@@ -53,9 +67,12 @@ def sums_of_call(outcome: Outcome | str, attempts: int, usage: Usage, cost: floa
         int(gone),
         int(not (answered or refused or gone)),
         attempts,
-        usage,
+        usage.input,
+        usage.output,
+        usage.cache_write,
+        usage.cache_read,
         cost or 0.0,
-        int(cost is None and usage != Usage()),
+        int(cost is None),
     )
 
 
@@ -84,10 +101,8 @@ class Periods:
         """``sums`` happened at ``now``."""
         start = now // self._width * self._width
         if not self._kept or start > self._kept[-1].start:
-            self._kept.append(Period(start, sums))
-        else:
-            newest = self._kept.pop()
-            self._kept.append(replace(newest, sums=newest.sums.plus(sums)))
+            self._kept.append(Period(start, Sums()))
+        self._kept[-1].sums.add(sums)
 
     def last(self, now: float) -> tuple[Period, ...]:
         """All ``count`` periods up to the one of ``now``, oldest first, those in which nothing happened included."""
@@ -96,13 +111,6 @@ class Periods:
             newest = max(newest, self._kept[-1].start)
         kept = {period.start: period for period in self._kept}
         starts = (newest - back * self._width for back in range(self._count - 1, -1, -1))
-        return tuple(kept.get(start) or Period(start, Sums()) for start in starts)
-
-
-def _both(one: Usage, other: Usage) -> Usage:
-    return Usage(
-        one.input + other.input,
-        one.output + other.output,
-        one.cache_write + other.cache_write,
-        one.cache_read + other.cache_read,
-    )
+        return tuple(
+            Period(start, replace(kept[start].sums)) if start in kept else Period(start, Sums()) for start in starts
+        )

@@ -130,7 +130,7 @@ class Tally:
         usage, cost = record.usage, self._cost(record)
         sums = sums_of_call(record.outcome, record.attempts, usage, cost)
         self.calls[record.kind.name.lower() if record.kind else NONE, outcome, provider, model] += 1
-        for name, count in tokens_by_class(usage):
+        for name, count in sums.tokens():
             if count:
                 self.tokens[provider, model, name] += count
         if cost:
@@ -142,8 +142,11 @@ class Tally:
         _observe(self.duration, provider, SECONDS, record.duration)
         _observe(self.ttfb, provider, SECONDS, record.ttfb)
         _observe(self.gap, provider, GAPS, record.longest_gap)
-        self.total = self.total.plus(sums)
-        self.by_provider[provider] = self.by_provider.get(provider, Sums()).plus(sums)
+        self.total.add(sums)
+        known = self.by_provider.get(provider)
+        if known is None:
+            known = self.by_provider[provider] = Sums()
+        known.add(sums)
         self.minutes.add(record.time, sums)
         self.hours.add(record.time, sums)
         self.recent.append(_recent(record, outcome, cost))
@@ -176,16 +179,6 @@ class Tally:
         if facts is None or record.model_sent is None:
             return None
         return cost_of(record.model_sent, record.usage, facts.type, facts.region)
-
-
-def tokens_by_class(usage: Usage) -> tuple[tuple[str, int], ...]:
-    """The four classes by the names that labels and documents have for them."""
-    return (
-        ("input", usage.input),
-        ("output", usage.output),
-        ("cache_write", usage.cache_write),
-        ("cache_read", usage.cache_read),
-    )
 
 
 def _observe(known: dict[str, Histogram], name: str, bounds: Sequence[float], value: float | None) -> None:

@@ -13,12 +13,13 @@ def burn_down(history: Sequence[float], title: str) -> str:
     if len(history) < 2:
         return ""
     shown = history[-POINTS:]
-    first = POINTS - len(shown)
+    width = max(len(shown), POINTS // 5) - 1  # less than three minutes are not drawn as if they were fifteen
+    first = width + 1 - len(shown)
     points = [(first + at, round(19 - 18 * share, 1)) for at, share in enumerate(shown)]
     line = " ".join(f"{x},{y}" for x, y in points)
     area = f"{points[0][0]},20 {line} {points[-1][0]},20"
     return (
-        f'<svg class="burn" viewBox="0 0 {POINTS - 1} 20" preserveAspectRatio="none" role="img">'
+        f'<svg class="burn" viewBox="0 0 {width} 20" preserveAspectRatio="none" role="img">'
         f'<title>{escape(title)}</title><polygon points="{area}"/><polyline points="{line}"/></svg>'
     )
 

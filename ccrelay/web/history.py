@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from ccrelay.core.access import utc
 from ccrelay.core.periods import Period, Sums
 from ccrelay.core.status import Status
-from ccrelay.core.tally import tokens_by_class
 from ccrelay.web.drawing import columns
-from ccrelay.web.wording import UNKNOWN, all_tokens, clock, mark, money, number, span, sum_of, text_of
+from ccrelay.web.wording import all_tokens, clock, mark, money, number, span, sum_of, text_of
 
 _TOKENS = (("input", "f-one"), ("output", "f-two"), ("cache_write", "f-three"), ("cache_read", "f-four"))
 _CALLS = (("answered", "f-good"), ("refused or left", "f-soft"), ("failed", "f-bad"))
 
 
+ROWS = 50
+"""Of the last calls shown: two screens; /status has them all."""
+
+
 def figures(status: Status) -> str:
     """Calls by the minute, tokens and cost by the hour."""
     calls = [_column(p, _ends(p.sums), _CALLS) for p in status.minutes]
-    tokens = [_column(p, tokens_by_class(p.sums.usage), _TOKENS) for p in status.hours]
+    tokens = [_column(p, p.sums.tokens(), _TOKENS) for p in status.hours]
     cost = [(f"{clock(p)}: {money(p.sums.cost)}", [("f-one", p.sums.cost)]) for p in status.hours]
     day = sum_of(status.hours)
     figures = (
@@ -40,7 +43,7 @@ def figures(status: Status) -> str:
     return f"<div class=figures>{''.join(drawn)}</div>"
 
 
-_LIVE_HEADS = ("", "provider", "model", "#key", "#attempts", "#begun after", "#age", "#bytes", "client", "request")
+_LIVE_HEADS = ("", "provider", "model", "key", "#attempts", "#begun after", "#age", "#bytes", "client", "request")
 _RECENT_HEADS = (
     "time",
     "outcome",
@@ -52,8 +55,8 @@ _RECENT_HEADS = (
     "#duration",
     "#input",
     "#output",
-    "#cache write",
-    "#cache read",
+    "#written",
+    "#cached",
     "#cost",
     "reason",
     "request",
@@ -89,7 +92,7 @@ def _live_rows(status: Status) -> list[Sequence[str]]:
             "streaming" if call.ttfb is not None else "waiting",
             text_of(call.provider),
             text_of(call.model_sent or call.model_asked),
-            text_of(call.key),
+            f"<span class=mono>{text_of(call.key)}</span>",
             str(call.attempts),
             span(call.ttfb),
             span(call.age),
@@ -104,7 +107,7 @@ def _live_rows(status: Status) -> list[Sequence[str]]:
 def _recent_rows(status: Status) -> list[Sequence[str]]:
     return [
         (
-            (utc(call.time) or UNKNOWN)[11:19],
+            (utc(call.time) or "")[11:19],
             mark(call.outcome),
             text_of(call.status),
             text_of(call.provider),
@@ -112,12 +115,15 @@ def _recent_rows(status: Status) -> list[Sequence[str]]:
             str(call.attempts),
             span(call.ttfb),
             span(call.duration),
-            *(number(count) for _, count in tokens_by_class(call.usage)),
+            number(call.usage.input),
+            number(call.usage.output),
+            number(call.usage.cache_write),
+            number(call.usage.cache_read),
             money(call.cost),
             text_of(call.reason),
             text_of(call.request_id),
         )
-        for call in status.recent
+        for call in status.recent[:ROWS]
     ]
 
 

@@ -89,12 +89,12 @@ def _tiles(status: Status) -> str:
     hour = sum_of(status.minutes)
     begun = sum(provider.streams for provider in status.providers)
     share = f"{100 * hour.answered / hour.calls:.1f} % answered" if hour.calls else "no call yet"
-    priced = f"{number(hour.unpriced)} calls without a price" if hour.unpriced else "at list price"
+    priced = f"without a price: {number(hour.unpriced)} calls" if hour.unpriced else "at list price"
     tiles = (
         ("Calls under way", number(status.in_flight), f"{begun} answers have begun"),
         ("Calls, last hour", number(hour.calls), share),
         ("Failed, last hour", number(hour.failed), f"{number(hour.gone)} clients left"),
-        ("Tokens, last hour", number(all_tokens(hour)), f"{number(hour.usage.output)} output"),
+        ("Tokens, last hour", number(all_tokens(hour)), f"{number(hour.output_tokens)} output"),
         ("Cost, last hour", money(hour.cost), priced),
         (
             "Attempts per call",
@@ -120,8 +120,10 @@ def _provider(provider: Provider) -> str:
     circuit, sums = provider.circuit, provider.sums
     told = [f"{provider.in_flight} under way", f"{provider.streams} streams"]
     if provider.connections is not None:
-        told.append(f"{provider.connections.busy} connections and {provider.connections.idle} idle")
+        told.append(f"connections: {provider.connections.busy} busy, {provider.connections.idle} idle")
     told += [f"{number(sums.calls)} calls", f"{number(all_tokens(sums))} tokens", money(sums.cost)]
+    if sums.unpriced:
+        told.append(f"without a price: {number(sums.unpriced)} calls")
     wait = f" for {span(circuit.until)}" if circuit.until is not None else ""
     failures = f", {circuit.failures} failures in a row" if circuit.failures else ""
     usable = "" if provider.usable else '<span class="mark bad">not usable</span>'
@@ -156,5 +158,5 @@ def _limit(limit: Limit) -> str:
     name = text_of(limit.name.replace("_", " "))
     return (
         f"<div class=limit><span class='small soft'>{name}</span>{bar(share, kind, title)}"
-        f"<span class=small>{left}</span>{f'<span>{history}</span>' if history else ''}</div>"
+        f"<span class=small>{left}</span>{history}</div>"
     )

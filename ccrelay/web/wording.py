@@ -8,7 +8,6 @@ from typing import Final
 
 from ccrelay.core.access import utc
 from ccrelay.core.periods import Period, Sums
-from ccrelay.core.tally import tokens_by_class
 
 UNKNOWN: Final = "-"
 
@@ -42,21 +41,22 @@ def span(seconds: float | None) -> str:
     """A duration as people say it."""
     if seconds is None:
         return UNKNOWN
-    if seconds < 10:
-        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
-    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit} {int(seconds % size // smaller)} {small}"
-    return f"{seconds:.0f} s"
+    if seconds < 1:
+        return f"{1000 * seconds:.{1 if seconds < 0.01 else 0}f} ms"
+    if seconds < 60:
+        return f"{seconds:.{1 if seconds < 10 else 0}f} s"
+    units = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+    size, unit, smaller, small = next(each for each in units if seconds >= each[0])
+    return f"{int(seconds // size)} {unit} {int(seconds % size // smaller)} {small}"
 
 
 def number(value: float | None) -> str:
-    """A count: exact below ten thousand, then with three or four digits."""
+    """A count: exact below ten thousand, then with three digits or more."""
     if value is None:
         return UNKNOWN
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if value >= size:
-            return f"{value / (1e3 if unit == 'k' else size):.1f} {unit}"
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= max(size, 10**4):
+            return f"{value / size:.{1 if value < 100 * size else 0}f} {unit}".replace(".0 ", " ")
     return f"{int(value):,}".replace(",", "\u202f")
 
 
@@ -67,14 +67,14 @@ def money(cost: float | None) -> str:
 
 def all_tokens(sums: Sums) -> int:
     """Of all four classes."""
-    return sum(count for _, count in tokens_by_class(sums.usage))
+    return sum(count for _, count in sums.tokens())
 
 
 def sum_of(periods: Iterable[Period]) -> Sums:
     """All of them together."""
     total = Sums()
     for period in periods:
-        total = total.plus(period.sums)
+        total.add(period.sums)
     return total
 
 
