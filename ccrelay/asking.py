@@ -71,7 +71,8 @@ class Changes:
 class Asking:
     """Asks for one call. Use once per call.
 
-    reasons(): header lines that are added to an answer. check_wanted(): as in ``Relay._serve``.
+    reasons(): header lines that are added to an answer. unwanted(): how and why an attempt ends that nobody waits for
+    any more, None while somebody does.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Asking:
         route: Route,
         fitter: Fitter,
         reasons: Callable[[], Headers],
-        check_wanted: Callable[[], None],
+        unwanted: Callable[[], tuple[Outcome, str] | None],
     ) -> None:
         self._tools = tools
         self._memory = tools.router.memory
@@ -95,7 +96,7 @@ class Asking:
         self._route = route
         self._fitter = fitter
         self._reasons = reasons
-        self._check_wanted = check_wanted
+        self._unwanted = unwanted
         self._told_drops = 0
         self._left_out: tuple[str, ...] = ()
         self._status: int | None = None
@@ -116,12 +117,13 @@ class Asking:
                 if credential is None:
                     credential = await self._credential(pick)
                 result = await self._attempt(pick, fit, stripped, changes, credential)
-            except CancelledError:
-                given_up = self._without_answer(Outcome.CLIENT_GONE, "given up", pick)
-                self._record(pick, fit, stripped, changes, given_up, began)
-                raise
-            except CredentialError as error:
-                self._check_wanted()  # nor is anybody to blame for a fetch that was given up
+            except (CancelledError, CredentialError) as error:
+                unwanted = self._unwanted()
+                if unwanted is not None:  # whatever a fetch that was given up fails with
+                    self._record(pick, fit, stripped, changes, self._without_answer(*unwanted, pick), began)
+                    raise CancelledError from None
+                if isinstance(error, CancelledError):
+                    raise
                 # Not the key's fault: whoever issues it could not be asked, or refused to.
                 result = self._without_answer(Outcome.PROVIDER_ILL, str(error), pick)
             self._record(pick, fit, stripped, changes, result, began)
@@ -152,7 +154,8 @@ class Asking:
         try:
             return await waiting  # type: ignore[no-any-return]
         except CredentialError as error:
-            self._check_wanted()
+            if self._unwanted() is not None:
+                raise CancelledError from None
             name = pick.contender.name
             _log.warn("{provider} refused its credential: {detail}", provider=name, detail=error.detail)
             return None

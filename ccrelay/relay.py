@@ -68,10 +68,11 @@ class Relay:
             verdicts.append((verdict, blame))
             serving.cancel()
 
-        def check_wanted() -> None:
+        def unwanted() -> tuple[Outcome, str] | None:
             # What a cancelled attempt fails with is up to the library that was interrupted; this is not.
-            if verdicts or client.gone:
-                raise CancelledError
+            if client.gone:
+                return Outcome.CLIENT_GONE, "the client left"
+            return (verdicts[0][1], verdicts[0][0].message) if verdicts else None
 
         def body_changed() -> None:
             if isinstance(call.body.error, ClientError) and not verdicts:
@@ -107,16 +108,18 @@ class Relay:
 
         deadline = self._clock.callLater(self._timeout, too_late)
         unwatch = call.body.watch(body_changed)  # before any attempt's reader: what is wrong must not go upstream
-        serving = Deferred.fromCoroutine(self._serve(call, sink, story, check_wanted))
+        serving = Deferred.fromCoroutine(self._serve(call, sink, story, unwanted))
         client.when_gone(serving.cancel)
         serving.addErrback(stopped)
         serving.addBoth(settle)
         return serving.addErrback(lambda failure: _log.failure("call was not settled", failure=failure))
 
-    async def _serve(self, call: Call, sink: IResponseSink, story: Story, check_wanted: Callable[[], None]) -> None:
+    async def _serve(
+        self, call: Call, sink: IResponseSink, story: Story, unwanted: Callable[[], tuple[Outcome, str] | None]
+    ) -> None:
         """Find the model, ask the candidates in order, pass on the first answer that begins, settle at its end.
 
-        check_wanted(): raises CancelledError once nobody waits for an answer any more.
+        unwanted(): as in ``Asking``.
         Raises ClientError where the call cannot be served.
         """
         model_value = await _model_value(call.body)
@@ -125,7 +128,12 @@ class Relay:
         route = story.route = self._router.route(call, asked, now())
         fitter = Fitter(self._router, route, call, asked, in_thread=self._tools.in_thread, seconds=now)
         reasons = lambda: self._reasons(story, route)  # noqa: E731
-        asking = Asking(self._tools, call, model_value, sink, story, route, fitter, reasons, check_wanted)
+        asking = Asking(self._tools, call, model_value, sink, story, route, fitter, reasons, unwanted)
+
+        def check_wanted() -> None:
+            if unwanted() is not None:
+                raise CancelledError
+
         failures: list[Failure] = []
         check_wanted()
         while (contender := route.next(now())) is not None:

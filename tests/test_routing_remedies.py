@@ -17,7 +17,7 @@ from ccrelay.errors import CredentialError
 from ccrelay.interfaces import ICredentials
 
 from .scenarios import DOOR, Scene, Step, door, error, message, stream, upstream
-from .scenarios_cases import DEAD, ILL, LIMITED, OVERLOADED, ask, complaint, say
+from .scenarios_cases import DEAD, GONE, ILL, LIMITED, OVERLOADED, ask, complaint, say
 
 UNAUTHORIZED = error(401, "authentication_error", "the security token is expired")
 OUTAGE = HealthSettings(1000, 30.0, 3, True, 10.0)
@@ -116,6 +116,7 @@ def test_a_client_that_leaves_during_a_fetch_leaves_nobody_to_blame(refused: boo
         client.leave()
         assert client.settled
     assert tokens.given_up == 1
+    assert outcomes(scene) == ([DEAD] if refused else [GONE])
     assert available(scene) == 1
     assert scene.contenders["bedrock"].breaker.failures == 0
     assert len(scene.requests) == refused
