@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -37,8 +37,7 @@ def configuration(layout: str, url: str) -> dict[str, Any]:
 class Sessions:
     """A crowd in which each client has a session. The upstream tells which keys they were asked with."""
 
-    def __init__(self, layout: str, relay: Relay, upstream: Upstream, crowd: Crowd) -> None:
-        self.layout = layout
+    def __init__(self, relay: Relay, upstream: Upstream, crowd: Crowd) -> None:
         self._port = relay.port
         self._upstream = upstream
         self._crowd = crowd
@@ -72,17 +71,28 @@ def tire(upstream: Upstream, key: str, seconds: int) -> None:
     upstream.route(failure(429, "rate_limit_error", headers=[("retry-after", str(seconds))]), key=key)
 
 
-@pytest.fixture(params=LAYOUTS)
-def sessions(request: pytest.FixtureRequest, upstream: Upstream, started: ExitStack) -> Sessions:
+@pytest.fixture(scope="module", params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def relay(layout: str, first_process: Upstream) -> Iterator[Relay]:
+    with Relay(configuration(layout, first_process.url)) as started:
+        yield started
+
+
+@pytest.fixture
+def sessions(relay: Relay, upstream: Upstream, started: ExitStack) -> Sessions:
     upstream.route(GOOD)
-    relay = started.enter_context(Relay(configuration(request.param, upstream.url)))
-    return Sessions(request.param, relay, upstream, started.enter_context(Crowd(relay.port)))
+    return Sessions(relay, upstream, started.enter_context(Crowd(relay.port)))
 
 
 def test_sessions_keep_their_key_and_only_those_of_a_tired_one_move_once(
-    sessions: Sessions, upstream: Upstream
+    layout: str, sessions: Sessions, upstream: Upstream
 ) -> None:
-    turns = LAYOUTS[sessions.layout]
+    turns = LAYOUTS[layout]
     asked = sessions.turns(turns, SESSIONS)
     homes = {session: keys[0] for session, keys in asked.items()}
     assert asked == {session: [homes[session]] * turns for session in SESSIONS}
