@@ -34,6 +34,7 @@ TEST = [
     "botocore>=1.29",  # the extras, so that what needs them is tested
     "google-auth>=1.5.1",
     "requests>=2.28",
+    "prometheus-client>=0.16",
     "setuptools>=66",  # the packaging test builds a wheel without a network
     "wheel>=0.38",
 ]

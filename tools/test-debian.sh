@@ -25,7 +25,7 @@ from importlib.metadata import version
 
 MODULES = {"Twisted": "twisted", "treq": "treq", "pyOpenSSL": "OpenSSL", "service-identity": "service_identity",
            "cryptography": "cryptography", "zope.interface": "zope.interface", "PyYAML": "yaml", "jsonschema": "jsonschema",
-           "botocore": "botocore", "google-auth": "google.auth", "requests": "requests"}
+           "botocore": "botocore", "google-auth": "google.auth", "requests": "requests", "prometheus_client": "prometheus_client"}
 # The floor that setup.py promises is what bookworm has: there, another version would prove nothing.
 BOOKWORM = {"Twisted": "22.4.0", "treq": "22.2.0", "pyOpenSSL": "23.0.0", "jsonschema": "4.10.3", "botocore": "1.29.27",
             "google-auth": "1.5.1"}
