@@ -20,7 +20,7 @@ from ccrelay.core.members import Member
 from ccrelay.core.model import AttemptPlan, Call, CallKind, Credential, Headers, Usage
 from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.rate_headers import LearnedLimits, limits_of
-from ccrelay.core.router import Route, Router
+from ccrelay.core.router import Drop, Route, Router
 from ccrelay.core.settings import TimeoutSettings
 from ccrelay.core.story import Story
 from ccrelay.core.thinking import SignatureCollector, Stripped, is_signature_complaint
@@ -100,6 +100,10 @@ class Asking:
         self._told_drops = 0
         self._left_out: tuple[str, ...] = ()
         self._status: int | None = None
+
+    def untold(self) -> Sequence[Drop]:
+        """Who was passed over since the last attempt."""
+        return self._route.drops[self._told_drops :]
 
     async def ask(self, pick: Pick, fit: Fit) -> Committed | Failure:
         """Send the call to ``pick`` until its answer is committed, or nothing that can be mended is left.
@@ -295,7 +299,7 @@ class Asking:
         began: float,
     ) -> None:
         failure = None if isinstance(result, Committed) else result
-        drops = self._route.drops[self._told_drops :]
+        drops = self.untold()
         self._told_drops = len(self._route.drops)
         home = self._route.home
         at_home = home is not None and home.provider == pick.contender.name and home.key in (pick.key, None)

@@ -13,8 +13,9 @@ from twisted.python.failure import Failure as TwistedFailure
 from ccrelay.asking import Asking, Tools
 from ccrelay.core.access import AccessRecord
 from ccrelay.core.answers import answer_of
+from ccrelay.core.attempt_record import reasons_of
 from ccrelay.core.contenders import Pick
-from ccrelay.core.exhausted import nobody_to_ask
+from ccrelay.core.exhausted import nobody_to_ask, sooner
 from ccrelay.core.failures import Failure, most_useful
 from ccrelay.core.live import LiveCalls
 from ccrelay.core.members import Member
@@ -163,7 +164,11 @@ class Relay:
         if not failures:
             raise self._nobody(route, call)
         answer = most_useful(failures, call.request_id, route.begun if len(failures) > 1 else 1)
+        answer = sooner(answer, route.drops, now())
         story.told(answer, now())
+        nobody_else = route.stopped or reasons_of(asking.untold())
+        if nobody_else:
+            story.reason = f"{story.reason}; {nobody_else}"
         sink.respond(Answer(answer.status, (*answer.headers, *self._reasons(story, route)), answer.body))
 
     def _nobody(self, route: Route, call: Call) -> ClientError:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccrelay.core.exhausted import nobody_to_ask
-from ccrelay.core.model import Call, CallKind, Principal
+from ccrelay.core.exhausted import nobody_to_ask, sooner
+from ccrelay.core.model import Answer, Call, CallKind, Principal
 from ccrelay.core.request_body import RequestBody
 from ccrelay.core.router import Drop, Why
 from ccrelay.errors import ClientError
@@ -108,6 +108,33 @@ def test_where_a_login_would_help_the_client_is_told_so() -> None:
 def test_without_any_provider_the_operator_is_asked_for() -> None:
     error = told()
     assert (error.status, error.kind, error.should_retry) == (503, "api_error", False)
+
+
+def limited(*headers: tuple[bytes, bytes], status: int = 429) -> Answer:
+    return Answer(status, ((b"request-id", b"r"), *headers), b"{}")
+
+
+def test_a_429_names_the_key_that_was_passed_over_if_that_is_free_sooner() -> None:
+    long = limited((b"retry-after", b"3600"), (b"x-should-retry", b"false"))
+    assert sooner(long, [COOLING, PARKED], NOW) == limited((b"retry-after", b"8"))
+    assert sooner(limited((b"retry-after-ms", b"9000")), [COOLING], NOW) == limited((b"retry-after", b"8"))
+    assert sooner(limited(), [COOLING], NOW) == limited((b"retry-after", b"8"))
+    later = Drop("later", Why.KEYS, "all keys cooling", NOW + 300.0)
+    hopeless = limited((b"retry-after", b"300"), (b"x-should-retry", b"false"))
+    assert sooner(long, [later], NOW) == hopeless
+
+
+@pytest.mark.parametrize(
+    ("answer", "drops"),
+    [
+        (limited((b"retry-after", b"7")), [COOLING]),
+        (limited((b"retry-after", b"3600")), [ILL, PARKED, BLIND]),  # when the ill is well again is not known
+        (limited(), []),
+        (limited((b"retry-after", b"3600"), status=503), [COOLING]),
+    ],
+)
+def test_any_other_answer_stays_as_it_is(answer: Answer, drops: list[Drop]) -> None:
+    assert sooner(answer, drops, NOW) is answer
 
 
 DROPS = st.sampled_from([WIDE, NARROW, SMALL, BLIND, DEAF, COOLING, PARKED, ILL, OTHER_MODEL, NO_COUNT, NO_KEY])

@@ -10,7 +10,7 @@ import pytest
 
 from ccrelay.core.model import Headers
 
-from .scenarios import EPOCH, HEALTH, Scene, Step, error, says, stream, upstream
+from .scenarios import EPOCH, HEALTH, Scene, Step, error, says, stream, upstream, whole
 from .scenarios_cases import CAPPED, OVERLOADED, SPENT, ask, complaint, fingerprint_of, passed_over
 
 
@@ -94,6 +94,17 @@ def test_the_earliest_reset_of_all_keys_and_providers_is_told() -> None:
     assert len(scene.requests) == 4
     assert (client.status, client.header(b"retry-after")) == (429, b"10")
     assert "west is ill (circuit open)" in complaint(client)[1]
+
+
+def test_a_429_of_the_last_key_names_the_one_that_is_free_before_it() -> None:
+    long, short = limited((b"retry-after", b"50")), limited((b"retry-after", b"9"))
+    with Scene(upstream("north", short, stream(), long, keys=["n1", "n2"])) as scene:
+        ask(scene, "first")
+        scene.advance(4.0)
+        client = ask(scene, "second")
+    assert scene.asked == ["north n1", "north n2", "north n2"]
+    assert client.body == whole(long)
+    assert (client.status, client.header(b"retry-after")) == (429, b"5")
 
 
 def test_a_key_that_rests_is_passed_over_for_another_and_then_for_another_provider() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from twisted.internet import error as net
@@ -107,6 +108,26 @@ def test_an_attempt_that_was_given_up_tells_who_gave_it_up() -> None:
     assert [(attempt.outcome, attempt.status) for attempt in scene.attempts] == [(ILL, None), (CALLERS_FAULT, None)]
     assert scene.attempts[0].reason == too_late
     assert scene.attempts[1].reason == scene.records[1].reason
+
+
+def test_a_calls_record_says_why_nobody_else_was_asked() -> None:
+    with Scene(upstream("north", OVERLOADED, priority=1), upstream("local", type="ollama", keys=[])) as scene:
+        client = ask(scene, b'{"model":"m","messages":[],"mcp_servers":[1]}')
+    assert client.record.reason == "answered 529 overloaded_error; local cannot take MCP servers"
+
+
+BOUNDS = {
+    "attempts": ({"max_attempts": 1}, "of 1 attempts none is left, the client's earlier tries counted"),
+    "time": ({"window": 0.0}, "the 0 s for another attempt are over"),
+}
+
+
+@pytest.mark.parametrize(("options", "bound"), BOUNDS.values(), ids=BOUNDS)
+def test_a_calls_record_names_the_bound_that_it_met(options: dict[str, Any], bound: str) -> None:
+    slow = replace(OVERLOADED, after=1.0, pieces=((0.0, b"{}"),))
+    with Scene(upstream("north", slow), upstream("south", slow), upstream("west"), **options) as scene:
+        client = ask(scene)
+    assert str(client.record.reason).endswith("; " + bound)
 
 
 # -- debugging headers

@@ -48,10 +48,15 @@ class AttemptRecord:
             "status": self.status,
             "duration": seconds(self.duration),
             "chosen_by": cut(self.chosen_by, MAX_ID),
-            "passed_over": cut("; ".join(f"{d.provider} {d.reason}" for d in self.passed_over) or None, MAX_LIST),
+            "passed_over": reasons_of(self.passed_over),
             "left_out": cut(", ".join(self.changed) or None, MAX_LIST),
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+def reasons_of(drops: Sequence[Drop]) -> str | None:
+    """Why providers were passed over, as one text of bounded length; None if none was."""
+    return cut("; ".join(f"{drop.provider} {drop.reason}" for drop in drops) or None, MAX_LIST)
 
 
 MAX_LIST = 1000

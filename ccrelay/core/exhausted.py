@@ -1,18 +1,22 @@
-"""What a client is told when there was nobody to ask for its call."""
+"""What a client is told when there was nobody to ask for its call, or nobody more."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ccrelay.core.answers import LONGEST_WAIT
-from ccrelay.core.model import Call, CallKind
+from ccrelay.core.failures import retry_after_of
+from ccrelay.core.model import Answer, Call, CallKind
 from ccrelay.core.router import Drop, Why
 from ccrelay.errors import ClientError
 
 _TIME = frozenset({Why.KEYS, Why.CIRCUIT})
 _CALLS_OWN = (Why.CONTEXT, Why.SIZE, Why.FEATURE)
 """What lies in the call: in this order, as a client can compact a prompt, and a person can leave an image out."""
+
+_ABOUT_WAITING = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 
 
 def nobody_to_ask(drops: Sequence[Drop], call: Call, takes_own: bool, now: float) -> ClientError:
@@ -47,6 +51,21 @@ def nobody_to_ask(drops: Sequence[Drop], call: Call, takes_own: bool, now: float
         return ClientError(401, "authentication_error", message, should_retry=False)
     message = "cc-relay: no configured provider could be asked"
     return ClientError(503, "api_error", message, should_retry=False)
+
+
+def sooner(answer: Answer, drops: Sequence[Drop], now: float) -> Answer:
+    """A 429 of an upstream, with the time of a key that was passed over where that comes before what it names."""
+    waits = [drop.until - now for drop in drops if drop.why is Why.KEYS and drop.until is not None]
+    earliest = min(waits, default=math.inf)
+    named = retry_after_of(answer.headers, None)
+    if answer.status != 429 or math.isinf(earliest) or (named is not None and named <= earliest):
+        return answer
+    wait = max(1, math.ceil(earliest))
+    lines = [line for line in answer.headers if line[0] not in _ABOUT_WAITING]
+    lines.append((b"retry-after", b"%d" % wait))
+    if wait > LONGEST_WAIT:
+        lines.append((b"x-should-retry", b"false"))
+    return replace(answer, headers=tuple(lines))
 
 
 def _later(waits: Sequence[Drop], now: float) -> ClientError:

@@ -246,7 +246,7 @@ class Route:
             return True
         routing = self._router.routing
         if self.begun >= self._attempts(now):
-            self.stopped = f"{self.begun} attempts were made, the client's earlier tries counted"
+            self.stopped = f"of {routing.max_attempts} attempts none is left, the client's earlier tries counted"
         elif self._first_failure is not None and now > self._first_failure + routing.failover_timeout:
             self.stopped = f"the {routing.failover_timeout:g} s for another attempt are over"
         elif not self._memory.budget.allows(now):
