@@ -31,7 +31,7 @@ def settings(tmp_path: Path) -> Path:
     return tmp_path / "settings.json"
 
 
-def setup(settings: Path, *more: str) -> int:
+def setup_claude(settings: Path, *more: str) -> int:
     return main(["claude", "setup", "--settings", str(settings), *more])
 
 
@@ -51,7 +51,7 @@ def beside(settings: Path) -> set[str]:
 def test_setup_adds_two_members_and_leaves_every_other_byte(settings: Path) -> None:
     settings.write_bytes(PEOPLE_WRITE)
 
-    assert setup(settings) == 0
+    assert setup_claude(settings) == 0
 
     added = (
         b',\n        "ANTHROPIC_BASE_URL": "http://127.0.0.1:8787"'
@@ -74,10 +74,10 @@ def test_remove_gives_back_what_was_there_byte_for_byte(settings: Path, before: 
     settings.write_bytes(before)
     settings.chmod(0o640)
 
-    setup(settings)
+    setup_claude(settings)
     assert stat.S_IMODE(settings.stat().st_mode) == 0o640
     assert env_of(settings)["ANTHROPIC_AUTH_TOKEN"] == "managed-by-cc-relay"
-    setup(settings, "--base-url", "https://relay.example.com/", "--token", "abc")
+    setup_claude(settings, "--base-url", "https://relay.example.com/", "--token", "abc")
     assert env_of(settings)["ANTHROPIC_BASE_URL"] == "https://relay.example.com"
     assert env_of(settings)["ANTHROPIC_AUTH_TOKEN"] == "abc"
     assert remove(settings) == 0
@@ -90,7 +90,7 @@ def test_remove_gives_back_what_was_there_byte_for_byte(settings: Path, before: 
 
 
 def test_settings_that_were_not_there_are_gone_again(settings: Path) -> None:
-    assert setup(settings) == 0
+    assert setup_claude(settings) == 0
     assert stat.S_IMODE(settings.stat().st_mode) == 0o600
 
     assert remove(settings) == 0
@@ -100,7 +100,7 @@ def test_settings_that_were_not_there_are_gone_again(settings: Path) -> None:
 
 
 def test_a_value_that_somebody_changed_since_stays(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    setup(settings)
+    setup_claude(settings)
     settings.write_bytes(settings.read_bytes().replace(b"http://127.0.0.1:8787", b"https://elsewhere"))
 
     remove(settings)
@@ -111,9 +111,9 @@ def test_a_value_that_somebody_changed_since_stays(settings: Path, capsys: pytes
 
 def test_setting_up_again_after_such_a_change_remembers_the_changed_value(settings: Path) -> None:
     settings.write_bytes(b'{"env": {"ANTHROPIC_BASE_URL": "https://first"}}')
-    setup(settings)
+    setup_claude(settings)
     settings.write_bytes(settings.read_bytes().replace(b"http://127.0.0.1:8787", b"https://second"))
-    setup(settings)
+    setup_claude(settings)
 
     remove(settings)
 
@@ -122,9 +122,9 @@ def test_setting_up_again_after_such_a_change_remembers_the_changed_value(settin
 
 def test_keeping_the_login_sets_no_token_and_takes_an_earlier_one_back(settings: Path) -> None:
     settings.write_bytes(b'{"env": {"ANTHROPIC_AUTH_TOKEN": "mine"}}')
-    setup(settings)
+    setup_claude(settings)
 
-    assert setup(settings, "--keep-login") == 0
+    assert setup_claude(settings, "--keep-login") == 0
     assert env_of(settings)["ANTHROPIC_AUTH_TOKEN"] == "mine"
     remove(settings)
 
@@ -137,7 +137,7 @@ def test_a_link_stays_a_link(settings: Path, tmp_path: Path) -> None:
     real.write_bytes(PEOPLE_WRITE)
     settings.symlink_to(real)
 
-    setup(settings)
+    setup_claude(settings)
 
     assert settings.is_symlink()
     assert env_of(real)["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8787"
@@ -147,8 +147,8 @@ def test_the_backup_is_the_file_as_it_was_and_its_owners_alone(settings: Path) -
     settings.write_bytes(PEOPLE_WRITE)
     settings.chmod(0o644)
 
-    setup(settings)
-    setup(settings, "--token", "other")
+    setup_claude(settings)
+    setup_claude(settings, "--token", "other")
 
     backup = settings.with_name("settings.json.before-cc-relay")
     assert backup.read_bytes() == PEOPLE_WRITE
@@ -173,7 +173,7 @@ def test_what_is_no_settings_file_is_refused_and_not_touched(
 ) -> None:
     settings.write_bytes(content)
 
-    assert setup(settings) == 1
+    assert setup_claude(settings) == 1
 
     assert complaint in capsys.readouterr().err
     assert settings.read_bytes() == content
@@ -182,7 +182,7 @@ def test_what_is_no_settings_file_is_refused_and_not_touched(
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8787", "ftp://x", "http://", "http://me:pw@x", "http://127.0.0.1:8787/v1"])
 def test_an_address_that_cannot_work_is_refused(settings: Path, url: str) -> None:
-    assert setup(settings, "--base-url", url) == 1
+    assert setup_claude(settings, "--base-url", url) == 1
 
     assert not settings.exists()
 
@@ -192,7 +192,7 @@ def test_a_folder_that_cannot_be_written_is_told(settings: Path, capsys: pytest.
     settings.write_bytes(PEOPLE_WRITE)
     settings.parent.chmod(0o500)
 
-    assert setup(settings) == 1
+    assert setup_claude(settings) == 1
 
     settings.parent.chmod(0o700)
     assert "cannot be written" in capsys.readouterr().err
