@@ -73,7 +73,7 @@ class Watcher:
 
 
 class _Page(Resource):
-    """One path. render_body(): content type, more headers, status and body; may raise ClientError."""
+    """One path. answer(): what to send for it; may raise ClientError."""
 
     isLeaf = True
 

@@ -21,7 +21,7 @@ from tests.e2e.answers import Text
 from tests.e2e.raw_client import Client, ask, body_for, get, post
 from tests.e2e.relay_process import Relay, config, environment, free_port, provider
 from tests.e2e.upstream_process import Upstream
-from tests.e2e.waiting import wait_for
+from tests.e2e.waiting import PATIENCE, wait_for
 from tests.test_admin import CALL, Admin
 
 MODEL = "claude-opus-4-6"
@@ -174,6 +174,26 @@ def test_a_reload_keeps_the_counts_and_is_one_of_them(relay: Relay, upstream: Up
     ask(relay.port, post(body_for(model=MODEL)))
     wait_for(lambda: status(admin_port)["total"]["answered"] == 2, "the second call counted")
     assert metrics(admin_port)["ccrelay_reloads_total", frozenset({("result", "accepted")})] == 1
+
+
+def test_an_open_connection_sees_the_relay_drain_and_does_not_keep_it(
+    relay: Relay, upstream: Upstream, admin_port: int
+) -> None:
+    upstream.queue(answers.held(EVENTS[:4], "gate", EVENTS[4:]))
+    with Client(relay.port) as client, Client(admin_port) as watching:
+
+        def health() -> str:
+            watching.send(get("/health"))
+            return str(watching.reply("GET").json["status"])
+
+        client.send(post(body_for(model=MODEL)))
+        incoming = client.opened()
+        assert health() == "ok"
+        relay.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: health() == "draining", "the word draining")
+        upstream.release("gate")
+        assert incoming.reply().ending == "complete"
+        assert relay.process.wait(PATIENCE) == 0
 
 
 def test_the_admin_pages_are_not_on_the_data_port(relay: Relay) -> None:
