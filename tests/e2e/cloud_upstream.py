@@ -60,11 +60,10 @@ class CloudUpstream(Upstream):
     def is_good(self, token: str) -> bool:
         return self.tokens.get(token, 0.0) > time.time()
 
-    def routed(self, path: str, body: Body) -> dict[str, Any]:
-        scripted = (path, None) in self.routes
-        if path in self.token_paths and not scripted:
+    def routed(self, path: str, headers: list[str], body: Body) -> dict[str, Any]:
+        if path in self.token_paths and not any(way[0] == path for way in self.routes):
             return {"steps": [["token", USUAL_LIFE], ["end"]], "unstreamed": None}
-        return super().routed(path, body)
+        return super().routed(path, headers, body)
 
     async def perform(self, connection: Connection, body: Body, steps: list[list[Any]]) -> bool:
         record = next(record for record, its_body in self.records if its_body is body)
