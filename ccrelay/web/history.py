@@ -25,19 +25,21 @@ def figures(status: Status) -> str:
     cost = [(f"{clock(p)}: {money(p.sums.cost)}", [("f-one", p.sums.cost)]) for p in status.hours]
     day = sum_of(status.hours)
     figures = (
-        (f"Calls by the minute: {number(sum_of(status.minutes).calls)}", _CALLS, calls, status.minutes),
-        (f"Tokens by the hour: {number(all_tokens(day))}", _TOKENS, tokens, status.hours),
-        (f"Cost by the hour: {money(day.cost)}", (), cost, status.hours),
+        (f"Calls by the minute: {number(sum_of(status.minutes).calls)}", _CALLS, calls, status.minutes, number),
+        (f"Tokens by the hour: {number(all_tokens(day))}", _TOKENS, tokens, status.hours, number),
+        (f"Cost by the hour: {money(day.cost)}", (), cost, status.hours, money),
     )
     drawn = []
-    for title, legend, stacks, periods in figures:
+    for title, legend, stacks, periods, say in figures:
         keys = "".join(
             f"<span><span class=dot><svg viewBox='0 0 1 1'><rect class={kind} width=1 height=1 /></svg></span>"
             f"{name.replace('_', ' ')}</span>"
             for name, kind in legend
         )
+        most = say(max(sum(amount for _, amount in parts) for _, parts in stacks))
         axis = (
-            f"<div class='axis small soft'><span>{clock(periods[0])}</span><span>{clock(periods[-1])} UTC</span></div>"
+            f"<div class='axis small soft'><span>{clock(periods[0])}</span><span>highest: {most}</span>"
+            f"<span>{clock(periods[-1])} UTC</span></div>"
         )
         drawn.append(f"<figure><figcaption><b>{title}</b>{keys}</figcaption>{columns(stacks, title)}{axis}</figure>")
     return f"<div class=figures>{''.join(drawn)}</div>"

@@ -93,7 +93,7 @@ def _tiles(status: Status) -> str:
     tiles = (
         ("Calls under way", number(status.in_flight), f"{begun} answers have begun"),
         ("Calls, last hour", number(hour.calls), share),
-        ("Failed, last hour", number(hour.failed), f"{number(hour.gone)} clients left"),
+        ("Failed, last hour", number(hour.failed), f"clients that left: {number(hour.gone)}"),
         ("Tokens, last hour", number(all_tokens(hour)), f"{number(hour.output_tokens)} output"),
         ("Cost, last hour", money(hour.cost), priced),
         (
