@@ -135,14 +135,14 @@ class Asking:
                 self._learn(pick, fit, changes)
                 return result
             mended = await self._mended(pick, fit, stripped, changes, result)
-            renewed = mended is not None and mended.renewed and not changes.renewed
-            if renewed:
+            renews = mended is not None and mended.renewed and not changes.renewed
+            if renews:
                 credential = await self._renewed(pick, credential)
-                renewed = credential is not None
-                mended = mended if renewed else None
+                mended = mended if credential is not None else None
             if mended is None or not self._route.repeat(self._tools.clock.seconds()):
-                # A credential that is there now, and was not tried, may be as good as any.
-                self._settle(pick, result, blameless=renewed)
+                # One that is there now, and was not tried, may be as good as any; and a source that brings none will be
+                # asked again, by itself, in some seconds: neither is a key that nobody but its owner can mend.
+                self._settle(pick, result, blameless=renews and (credential is not None or not pick.key))
                 return result
             changes = mended
 

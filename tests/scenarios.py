@@ -211,7 +211,9 @@ class Scene:
             for key in key_order(settings)
             if key.secret is not None
         }
-        if not credentials and not PROVIDERS[settings.type].needs_key:
+        if not credentials and scripted.credentials is not StaticCredentials:
+            credentials[""] = scripted.credentials(ApiKey(Secret("")))
+        elif not credentials and not PROVIDERS[settings.type].needs_key:
             credentials[""] = StaticCredentials(None)
         return Upstream(HTTPClient(agent, cookiejar=no_cookies()), settings.timeouts, credentials)
 

@@ -98,6 +98,18 @@ def test_where_no_other_credential_is_to_be_had_the_refusal_stands() -> None:
     assert any("role arn:secret was refused" in line for line in scene.logged), "the operator is told"
 
 
+def test_a_source_that_brings_no_other_credential_now_is_asked_again_by_the_next_call() -> None:
+    """Only a key in the configuration waits for a person; who issues tokens may be back in a minute."""
+    unreachable = CredentialError("the token endpoint did not answer")
+    tokens = Tokens(["old", unreachable])
+    bedrock = upstream("bedrock", UNAUTHORIZED, type="bedrock", keys=[], credentials=tokens, priority=1)
+    with Scene(bedrock, upstream("north", stream())) as scene:
+        ask(scene)
+        assert available(scene) == 1
+    assert scene.asked == ["bedrock old", "north k1"]
+    assert scene.contenders["bedrock"].breaker.failures == 0
+
+
 def test_a_credential_that_was_renewed_too_late_to_be_tried_is_not_parked() -> None:
     """Its fresh successor may be as good as any: only the call has no attempt left."""
     with cloud(Tokens(["old", "new"]), UNAUTHORIZED, message(), max_attempts=1) as scene:
