@@ -5,6 +5,7 @@ The official client for Bedrock is sent to the same stand-in; the differences ar
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -49,12 +50,14 @@ Sdk = Callable[..., Any]
 """Make the call of that name with a client of that kind and these options; the value that came of it."""
 
 
-def can_import(module: str) -> bool:
-    return subprocess.run([PYTHON, "-c", f"import {module}"], capture_output=True).returncode == 0
+@functools.cache
+def runs(statement: str) -> bool:
+    """Whether the SDK's Python can do that."""
+    return subprocess.run([PYTHON, "-c", statement], capture_output=True).returncode == 0
 
 
 needs_sdk = pytest.mark.skipif(
-    not can_import("anthropic.lib.bedrock"), reason=f"{PYTHON} has no anthropic package (CCRELAY_SDK_PYTHON names one)"
+    not runs("import anthropic.lib.bedrock"), reason=f"{PYTHON} has no anthropic package (CCRELAY_SDK_PYTHON names one)"
 )
 needs_program = pytest.mark.skipif(not PROGRAM.exists(), reason=f"no Claude Code at {PROGRAM}")
 
@@ -185,8 +188,11 @@ def differing(ours: Received, theirs: Received) -> set[str]:
 def test_what_is_sent_is_what_the_official_client_sends_but_for_what_is_listed(
     sdk: Sdk, relay: Relay, bedrock: BedrockUpstream, case: str, operation: str, own: str
 ) -> None:
-    if own == "signed" and not can_import("boto3"):
+    if own == "signed" and not runs("import boto3"):
         pytest.skip(f"{PYTHON} has no boto3, which the official client signs with")
+    knows = "import botocore.session as it; it.Session().get_service_model('bedrock-runtime')"
+    if case == "streaming" and not runs(knows):
+        pytest.skip(f"{PYTHON}'s botocore does not know Bedrock, whose streams the official client reads by it")
     options = SIGNED if own == "signed" else {"api_key": API_KEY, "aws_region": REGION}
     path = target(operation, MODEL)
     answering(bedrock, path, path.replace("%3A", ":"))
