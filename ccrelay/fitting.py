@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from ccrelay.core.catalogue import known_model
 from ccrelay.core.contenders import Contender
-from ccrelay.core.json_spans import whole
+from ccrelay.core.json_spans import refuse_crowded, whole
 from ccrelay.core.model import Call, CallKind
 from ccrelay.core.needs import (
     CUTS_IN_SILENCE,
@@ -75,6 +75,8 @@ class Fitter:
         gated = self._call.kind is CallKind.MESSAGES and self._may_be_refused(contender, window)
         if provider.inspects_body or strips or gated:
             await whole_body(self._call.body)
+        if provider.inspects_body:  # and so reads members of any size
+            await self._read(refuse_crowded)
         if gated:
             drop = await self._refusal(contender, window)
             if drop is not None:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ccrelay.core.bounded import BoundedMap
-from ccrelay.core.json_spans import Walker, text_of
+from ccrelay.core.json_spans import Walker, refuse_crowded, text_of
 from ccrelay.errors import ClientError
 
 BYTES_PER_TOKEN_LOW: Final = 2.2
@@ -129,8 +129,9 @@ class Needs:
 def needs_of(body: bytes) -> Needs:
     """Read a complete request body. Takes about 8 ms for a megabyte of text, nothing for base64.
 
-    Raises MalformedBody if it is not JSON, or nested too deep; it may still be sent as it is.
+    Raises MalformedBody if it is not JSON, nested too deep or crowded; it may still be sent as it is.
     """
+    refuse_crowded(body)
     text = text_of(body)
     reader = _Reader()
     max_tokens = 0

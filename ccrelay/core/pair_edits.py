@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ccrelay.core.json_spans import Span, Walker, remove, text_of
+from ccrelay.core.json_spans import Span, Walker, refuse_crowded, remove, text_of
 from ccrelay.core.model import Edit
+from ccrelay.errors import MalformedBody
 
 Paths = dict[str, Any]
 """Paths as a tree: each name with the tree below it; an empty one ends a path."""
@@ -16,7 +17,8 @@ def nested_edits(body: bytes, paths: Collection[str]) -> tuple[Edit, ...]:
     """The edits that take the members at ``paths`` out of ``body``; none where there is nothing to take out.
 
     body: a complete one. paths: dotted, of two names or more; an array stands for each of its elements. The result is
-    sorted and disjoint, and what it leaves is valid JSON. Raises MalformedBody if the body is not JSON.
+    sorted and disjoint, and what it leaves is valid JSON. Raises MalformedBody if the body is not JSON, nested too deep
+    or crowded.
     """
     wanted = [path for path in paths if b'"%s"' % path.rpartition(".")[2].encode("ascii") in body]
     if not wanted:  # nearly always, and a search costs a hundredth of a walk
@@ -27,8 +29,12 @@ def nested_edits(body: bytes, paths: Collection[str]) -> tuple[Edit, ...]:
             place = tree
             for name in path.split("."):
                 place = place.setdefault(name, {})
+    refuse_crowded(body)
     edits: list[Edit] = []
-    _visit(Walker(text_of(body)), tree, edits)
+    try:
+        _visit(Walker(text_of(body)), tree, edits)
+    except RecursionError:
+        raise MalformedBody("The request body is nested too deep to be read") from None
     return tuple(sorted(edits, key=lambda edit: edit.start))
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ccrelay.core.bounded import BoundedMap
-from ccrelay.core.json_spans import Span, Walker, remove, remove_elements, text_of
+from ccrelay.core.json_spans import Span, Walker, refuse_crowded, remove, remove_elements, text_of
 from ccrelay.core.model import Edit
 from ccrelay.core.sse import parse_events
 
@@ -159,8 +159,9 @@ def thinking_edits(
     ``enabled`` (not while it is ``adaptive``), and a history that ends with an assistant message to have none in it
     while thinking is off. If the first rule would be broken, thinking is off, and the second rule is kept.
 
-    Raises MalformedBody if the body is not JSON, or nested too deep; it may still be sent as it is.
+    Raises MalformedBody if the body is not JSON, nested too deep or crowded; it may still be sent as it is.
     """
+    refuse_crowded(body)
     text = text_of(body)
     request = _read(text, lambda block: _unreadable(block, target, issuer_of, strip_unknown))
     messages = request.messages
