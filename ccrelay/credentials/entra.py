@@ -128,8 +128,8 @@ def _login(environ: Mapping[str, str]) -> str:
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         host = ""
-    plain = bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(host)))
-    if not plain or parts.username is not None or parts.query or parts.fragment or not url.isascii() or " " in url:
+    fit = bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(host)))
+    if not fit or parts.username is not None or parts.query or parts.fragment or not url.isascii() or " " in url:
         raise CredentialError("AZURE_AUTHORITY_HOST in the environment must be a host, or its https URL")
     return url.rstrip("/")
 
