@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from twisted.internet import tcp, unix
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolNegotiationFactory
@@ -108,17 +109,17 @@ class Listeners:
             _close(handed.descriptor)
         self._inherited.clear()
 
-    def stop(self) -> None:
-        """Accept nothing more; unix sockets disappear."""
-        for each in self._open.values():
-            each.port.stopListening()
+    def stop(self) -> Deferred[Any]:
+        """Accept nothing more. The Deferred fires when the sockets are closed, and the files of unix sockets gone."""
+        closing = [maybeDeferred(each.port.stopListening) for each in self._open.values()]
         self._open.clear()
+        return DeferredList(closing, consumeErrors=True)
 
     def release(self, successor: int) -> None:
         """Accept nothing more, but leave the sockets to the process with this number, their files included."""
         for each in self._open.values():
             if isinstance(each.port, unix.Port) and each.port.lockFile is not None:
-                _Mark(each.port.port).pass_to(successor)
+                _Mark(each.port.socket.getsockname()).pass_to(successor)
             _leave(each.port)
         self._open.clear()
 
@@ -176,10 +177,11 @@ class _Adopting:
     ) -> Any:
         # By hand: adoptStreamPort would open the socket's file to everybody.
         port: Any = unix.Port._fromListeningDescriptor(self._reactor, self._handed.descriptor, factory)  # noqa: SLF001
-        port.mode = stat.S_IMODE(os.stat(port.port).st_mode)
+        path = port._preexistingSocket.getsockname()  # noqa: SLF001
+        port.mode = stat.S_IMODE(os.stat(path).st_mode)
         port.startListening()
         if wantPID:
-            port.lockFile = _Mark(port.port)
+            port.lockFile = _Mark(path)
         return port
 
 
@@ -189,14 +191,14 @@ class _Mark:
     One that names a dead process invites the next daemon to take the socket's file away.
     """
 
-    def __init__(self, path: bytes) -> None:
-        self._link = path + b".lock"
+    def __init__(self, path: str) -> None:
+        self._link = path + ".lock"
 
     def pass_to(self, pid: int) -> None:
         """From now on it names that process. Without effect where the folder may not be written to any more."""
         with contextlib.suppress(OSError):
-            os.symlink(str(pid).encode("ascii"), self._link + b".new")
-            os.replace(self._link + b".new", self._link)
+            os.symlink(str(pid), self._link + ".new")
+            os.replace(self._link + ".new", self._link)
 
     def unlock(self) -> None:
         """Take it away, if it is ours (Twisted's name for it)."""
