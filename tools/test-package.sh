@@ -28,13 +28,14 @@ fi
 # Not below /tmp: the unit has a /tmp of its own.
 WORK=$(mktemp -d -p /run cc-relay-test.XXXXXX)
 POLICY=/usr/sbin/policy-rc.d
-started=()
+own_policy= # not empty: the file there is this test's
 
 finish() {
     local status=$? pid
     set +e
-    for pid in "${started[@]}"; do
-        kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
+    for pid in $(jobs -rp); do
+        kill "$pid"
+        wait "$pid" 2>/dev/null
     done
     if ((status != 0)); then
         echo "== failed; the last of what the daemon wrote:" >&2
@@ -42,11 +43,15 @@ finish() {
     fi
     if dpkg-query --show cc-relay >/dev/null 2>&1; then
         # A drain may take its time in earnest, but not here.
-        [[ ! -s /run/cc-relay/cc-relay.pid ]] || kill "$(cat /run/cc-relay/cc-relay.pid)" 2>/dev/null
+        start-stop-daemon --stop --quiet --oknodo --pidfile /run/cc-relay/cc-relay.pid --user _cc-relay \
+            --retry TERM/1/TERM/5 2>/dev/null
         apt-get -qq purge --yes cc-relay >/dev/null 2>&1 || dpkg --purge --force-all cc-relay >/dev/null 2>&1
     fi
-    rm -f "$POLICY"
-    [[ ! -e $WORK/policy-rc.d ]] || cp --preserve=all "$WORK/policy-rc.d" "$POLICY"
+    if [[ -e $WORK/policy-rc.d ]]; then
+        cp --preserve=all "$WORK/policy-rc.d" "$POLICY"
+    elif [[ $own_policy ]]; then
+        rm -f "$POLICY"
+    fi
     rm -rf "$WORK" "$BUILD"
     exit "$status"
 }
@@ -54,7 +59,7 @@ BUILD=$(mktemp -d)
 trap finish EXIT
 trap 'exit 1' INT TERM
 
-begin() { printf '\n-- %s\n' "$*"; }
+begin() { printf '\n-- %s (after %d s)\n' "$*" "$SECONDS"; }
 fail() {
     echo "error: $*" >&2
     exit 1
@@ -110,6 +115,7 @@ systemd-analyze security --offline=true --no-pager "$WORK/units/cc-relay.service
 begin "installed by apt"
 # No service of this machine's is started by the installation; the init script's own actions are tried below, by hand.
 [[ ! -e $POLICY ]] || cp --preserve=all "$POLICY" "$WORK/policy-rc.d"
+own_policy=yes
 cat >"$POLICY" <<'POLICY_RC_D'
 #!/bin/sh
 # While cc-relay's package is tested: only a daemon that was started by hand is handed over on an upgrade.
@@ -195,7 +201,6 @@ init reload
 within 10 "the slower simulator" serves third
 stream >"$WORK/slow" &
 slow=$!
-started+=("$slow")
 begun() { grep -q '^event: content_block_delta' "$WORK/slow"; }
 within 10 "the beginning of a stream" begun
 install_package
@@ -208,7 +213,6 @@ expect_mode root:_cc-relay\ 640 /etc/cc-relay.yaml
 begin "stopped: the open stream ends first"
 stream >"$WORK/slow" &
 slow=$!
-started+=("$slow")
 within 10 "the beginning of a stream" begun
 init stop
 whole "$WORK/slow" || fail "the stop did not wait for the stream"
@@ -223,7 +227,6 @@ init stop
 begin "a port that is taken fails the start, soon and in words"
 /usr/bin/python3 -m http.server --bind 127.0.0.1 --directory "$WORK/units" "$PORT" >/dev/null 2>&1 &
 taker=$!
-started+=("$taker")
 within 10 "somebody else on the port" curl --silent "$url/"
 init start 2>"$WORK/refusal" && fail "it started on a port that was taken"
 grep -q 'did not begin to serve' "$WORK/refusal"
@@ -267,7 +270,6 @@ print(server.server_port, flush=True)
 server.serve_forever()
 UPSTREAM
 /usr/bin/python3 "$WORK/upstream.py" "$WORK/cert.pem" "$WORK/key.pem" >"$WORK/upstream.port" 2>"$WORK/upstream.log" &
-started+=("$!")
 within 10 "the provider" test -s "$WORK/upstream.port"
 cat >"$WORK/tls.yaml" <<CONFIG
 server:
@@ -288,7 +290,6 @@ confined() { # confined [--set NAME=VALUE]: the daemon, in the background; its p
     tools/under_unit.py "$UNIT" "$@" -- /usr/bin/twistd3 --nodaemon --pidfile= ccrelay --config "$WORK/tls.yaml" \
         >"$WORK/confined.log" 2>&1 &
     daemon=$!
-    started+=("$daemon")
 }
 confined
 within 30 "the daemon under restrictions" tls /health
