@@ -275,8 +275,10 @@ def test_each_type_has_its_own_defaults(entry: str, base_url: str | None, auth_h
 def test_only_the_settings_of_its_own_cloud_are_set() -> None:
     bedrock = provider_of(
         "{name: p, type: bedrock, aws_region: eu-west-1, aws_access_key_id: i, aws_secret_access_key: s,"
-        " aws_session_token: t, aws_profile: f, aws_bearer_token: b, bedrock_api: mantle}"
+        " aws_session_token: t, bedrock_api: mantle}"
     )
+    bearer = provider_of("{name: p, type: bedrock, aws_region: eu-west-1, aws_bearer_token: b}")
+    profile = provider_of("{name: p, type: bedrock, aws_region: eu-west-1, aws_profile: f}")
     vertex = provider_of(
         "{name: p, type: vertex, gcp_project_id: 'example.com:p', gcp_region: eu, gcp_count_tokens_region: us-east5,"
         " gcp_credentials_file: /f.json}"
@@ -286,7 +288,9 @@ def test_only_the_settings_of_its_own_cloud_are_set() -> None:
         " azure_tenant_id: t, azure_client_id: c, azure_client_secret: s}"
     )
 
-    assert bedrock.aws == AwsSettings("eu-west-1", Secret("i"), Secret("s"), Secret("t"), "f", Secret("b"), "mantle")
+    assert bedrock.aws == AwsSettings("eu-west-1", Secret("i"), Secret("s"), Secret("t"), None, None, "mantle")
+    assert bearer.aws == AwsSettings("eu-west-1", None, None, None, None, Secret("b"), "invoke")
+    assert profile.aws == AwsSettings("eu-west-1", None, None, None, "f", None, "invoke")
     assert vertex.gcp == GcpSettings("example.com:p", "eu", "us-east5", "/f.json")
     assert azure.azure == AzureSettings(None, "2024-06-01", "d", "t", "c", Secret("s"), managed_identity=False)
     assert (bedrock.gcp, bedrock.azure, vertex.aws, vertex.azure, azure.aws, azure.gcp) == (None,) * 6

@@ -37,8 +37,8 @@ WHOLE: dict[str, Any] = {
             "aws_access_key_id": CANARIES[5],
             "aws_secret_access_key": CANARIES[6],
             "aws_session_token": CANARIES[7],
-            "aws_bearer_token": "${file:/run/secret}",
         },
+        {"name": "d", "type": "bedrock", "aws_region": "us-east-1", "aws_bearer_token": "${file:/run/secret}"},
         {
             "name": "c",
             "type": "azure",
@@ -99,7 +99,7 @@ def broken(draw: st.DrawFn, tree: Any) -> Any:
 def broken_trees(draw: st.DrawFn) -> Any:
     tree = copy.deepcopy(WHOLE)
     if draw(st.booleans()):  # without these two the rest is a configuration that loads
-        del tree["providers"][0]["base_url"], tree["providers"][2]["proxy"]
+        del tree["providers"][0]["base_url"], tree["providers"][3]["proxy"]
     for _ in range(draw(st.integers(0, 4))):
         tree = broken(draw, tree)
     return tree
@@ -137,7 +137,7 @@ def said_about(text: str, syntax: Any = "yaml", *, with_settings: bool = True) -
 
 def test_the_whole_configuration_loads_when_nothing_is_broken() -> None:
     tree = copy.deepcopy(WHOLE)
-    del tree["providers"][0]["base_url"], tree["providers"][2]["proxy"]
+    del tree["providers"][0]["base_url"], tree["providers"][3]["proxy"]
 
     assert said_about(yaml.safe_dump(tree)).startswith("Loaded(")
 

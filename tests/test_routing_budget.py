@@ -165,3 +165,22 @@ def test_an_uploading_clients_failed_attempt_is_followed_although_nobody_can_kno
         client.finish_upload()
     assert [exchange.provider for exchange in scene.requests] == ["a", "b"]
     assert client.status == 200
+
+
+def test_the_one_try_of_a_repetition_is_not_spent_on_finding_out_who_is_well_again() -> None:
+    soon = replace(HEALTH, failure_threshold=1, half_open_probes=1)
+    a = upstream("a", OVERLOADED, OVERLOADED, priority=1)
+    with Scene(a, upstream("b", OVERLOADED, stream(), stream(), stream()), health=soon, max_attempts=2) as scene:
+        assert asked_for(scene, "lost") == "ab"
+        scene.contenders["b"].breaker.probe_succeeded(scene.clock.seconds())
+        assert asked_for(scene, "another") == "b"
+        scene.contenders["a"].breaker.probe_succeeded(scene.clock.seconds())
+        assert asked_for(scene, "lost") == "b"
+        assert asked_for(scene, "a third") == "ab", "whoever has tries left finds out"
+
+
+def test_where_nobody_else_is_left_a_repetition_is_a_trial_as_good_as_any() -> None:
+    with Scene(upstream("a", OVERLOADED, stream()), health=replace(HEALTH, failure_threshold=1)) as scene:
+        assert asked_for(scene) == "a"
+        scene.contenders["a"].breaker.probe_succeeded(scene.clock.seconds())
+        assert asked_for(scene) == "a"

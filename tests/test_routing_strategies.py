@@ -7,7 +7,7 @@ import pytest
 from ccrelay.core.model import CallKind
 from ccrelay.core.outcomes import Outcome
 
-from .scenarios import DOOR, Scene, door, stream, upstream
+from .scenarios import DOOR, Scene, Step, door, error, stream, upstream
 from .scenarios_cases import LIMITED, OVERLOADED, ask, complaint, passed_over, who_answered
 
 
@@ -179,3 +179,18 @@ def test_calls_of_all_principals_share_the_turns() -> None:
         ask(scene, "two", headers=bearer)
     assert [exchange.provider for exchange in scene.requests] == ["a", "b"]
     assert [record.outcome for record in scene.records] == [Outcome.ANSWERED] * 2
+
+
+def test_by_model_the_wait_is_that_of_the_provider_which_serves_the_model() -> None:
+    def tired(seconds: bytes) -> Step:
+        return error(429, "rate_limit_error", headers=((b"retry-after", seconds),))
+
+    one, two = upstream("one", tired(b"20")), upstream("two", tired(b"300"))
+    mapping = {"one": "one", "claude": "two"}
+    with Scene(one, two, strategy="model_based", model_mapping=mapping) as scene:
+        scene.call(b'{"model":"one"}')
+        ask(scene)
+        again = ask(scene, "again")
+        assert again.header(b"retry-after") == b"300"
+        assert again.header(b"x-should-retry") == b"false"
+        assert [(drop.provider, drop.why.value) for drop in scene.attempts[-1].passed_over] == [("one", "model")]

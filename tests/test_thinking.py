@@ -313,14 +313,13 @@ def test_an_answer_cannot_make_the_list_of_its_signatures_endless() -> None:
 # Remembering
 
 
-def test_an_issuer_is_remembered_while_it_is_asked_for_and_forgotten_in_time() -> None:
+def test_an_issuer_is_remembered_and_forgotten_in_time() -> None:
     memory = SignatureMemory()
     digest = signature_digest("a")
     memory.record(digest, GLM, 0)
 
     assert memory.issuer(digest, SIGNATURE_TTL - 1) == GLM
-    assert memory.issuer(digest, 2 * SIGNATURE_TTL - 2) == GLM
-    assert memory.issuer(digest, 3 * SIGNATURE_TTL) is None
+    assert memory.issuer(digest, SIGNATURE_TTL) is None
     assert memory.issuer(signature_digest("b"), 0) is None
 
 

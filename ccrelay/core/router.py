@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ccrelay.core.affinity import YIELDING, Affinity, Home, home_first, scope_digest
+from ccrelay.core.breaker import BreakerState
 from ccrelay.core.contenders import Contender, Pick
 from ccrelay.core.histories import Histories
 from ccrelay.core.key_pool import KeyWait
@@ -136,6 +137,7 @@ class Route:
         self._tried: dict[str, set[str]] = {}
         self._first_failure: float | None = None
         self._same: Contender | None = None
+        self._trials: list[Contender] = []
         self._over = False
         self._most: int | None = None
         self._fingerprint: bytes | None = None
@@ -153,7 +155,26 @@ class Route:
             same, self._same = self._same, None
             if self._keep(same, self._not_now(same, now)):
                 return same
-        return next((c for c in self._order if self._keep(c, self._not_now(c, now))), None)
+        for contender in self._order:
+            if self._keep(contender, self._not_now(contender, now)):
+                if not self._is_needless_risk(contender, now):
+                    return contender
+                self._trials.append(contender)
+        while self._trials:
+            trial = self._trials.pop(0)
+            if self._keep(trial, self._not_now(trial, now)):
+                return trial
+        return None
+
+    def _is_needless_risk(self, contender: Contender, now: float) -> bool:
+        """Whether to try somebody else first: a call that has one attempt left should not find out who is well again.
+
+        A client that repeats a call would else lose one try after the other to a provider that is reachable and ill.
+        """
+        if contender.breaker.state(now) is not BreakerState.HALF_OPEN:
+            return False
+        most, attempts = self._router.routing.max_attempts, self._attempts(now)
+        return (attempts < most and self.begun + 1 >= attempts) or (most > 1 and not self._memory.budget.allows(now))
 
     def take(self, contender: Contender, now: float) -> Pick | None:
         """The right to ask ``contender`` now; None if it went to somebody else since ``next``."""
@@ -255,13 +276,14 @@ class Route:
 
     def _attempts(self, now: float) -> int:
         """How many attempts this call may make."""
-        if self._most is None:
-            self._remember_body()
-            claimed = retry_count(self._call.headers)
-            before = claimed or 0
-            if self._fingerprint is not None:
-                before = self._memory.retries.attempts_before(self.scope, self._fingerprint, claimed, now)
-            self._most = attempts_allowed(self._router.routing.max_attempts, before)
+        if self._most is not None:
+            return self._most
+        self._remember_body()
+        most, claimed = self._router.routing.max_attempts, retry_count(self._call.headers)
+        if self._fingerprint is None:  # too little of the body has come yet
+            return attempts_allowed(most, claimed or 0)
+        before = self._memory.retries.attempts_before(self.scope, self._fingerprint, claimed, now)
+        self._most = attempts_allowed(most, before)
         return self._most
 
     def _remember_body(self) -> None:
@@ -277,16 +299,18 @@ class Route:
         strategy = router.routing.strategy
         if self.home is not None and self.home.provider in names and strategy not in _WITHOUT_TURNS:
             yield names.pop(self.home.provider)
+        without_turns = strategy in _WITHOUT_TURNS
         standing = [
             Standing(c.name, c.provider.settings.priority, c.provider.settings.weight, c.in_flight)
             for c in names.values()
-            if self._keep(c, self._not_now(c, self._now))
+            if without_turns or self._keep(c, self._not_now(c, self._now))
         ]
         order = router.strategy.order(self._model, standing, self._now)
-        for left_out in {s.name for s in standing}.difference(order):
+        for left_out in sorted({s.name for s in standing}.difference(order)):
             self.drops.append(Drop(left_out, Why.MODEL, f"does not serve {self._model} (routing.model_mapping)"))
-        if strategy in _WITHOUT_TURNS:
-            order = home_first(self.home, order, router.priorities, strategy)
+        if without_turns:
+            able_now = [name for name in order if self._keep(names[name], self._not_now(names[name], self._now))]
+            order = home_first(self.home, able_now, router.priorities, strategy)
         for name in order:
             yield names[name]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.answers import Answer, held
+from tests.e2e.answers import Answer, failure, held
 from tests.e2e.certificates import Certificates
 from tests.e2e.crowd import Crowd
 from tests.e2e.raw_client import Reply, ask, body_for, get, post
@@ -239,3 +239,24 @@ def test_an_operator_sees_which_key_of_which_provider_answered(started: ExitStac
     line = relay.access_lines()[-1]
     assert (line["provider"], line["key"]) == ("first", key)
     assert key not in {entry["key"] for entry in keys}
+
+
+def test_the_last_attempt_of_a_repeated_call_is_not_spent_on_a_trial(started: ExitStack) -> None:
+    first, second = start_upstreams(started, 2)
+    first.route(failure(503, "api_error"))
+    second.route(GOOD)
+    second.route(failure(503, "api_error"), model="ill-everywhere")
+    made = [provider("first", first.url, priority=1), provider("second", second.url)]
+    health = {
+        "circuit_breaker": {"failure_threshold": 2, "open_duration_ms": NEVER},
+        "health_check": {"enabled": True, "interval_ms": 1000},
+    }
+    relay = started.enter_context(Relay(config(made, health=health)))
+    repeated = post(body_for(model="ill-everywhere"), [("x-claude-code-session-id", "a-session")])
+    for _ in range(4):  # its four attempts are spent, and ``first`` is left with an open circuit
+        assert ask(relay.port, repeated).status in (502, 503)
+        assert ask(relay.port, post(body_for())).status == 200
+    second.route(GOOD, model="ill-everywhere")
+    for _ in range(3):
+        wait_for(lambda: relay.circuit("first") == "half_open", "a probe gets through")
+        assert ask(relay.port, repeated).status == 200

@@ -105,3 +105,16 @@ def test_when_every_key_rests_the_earliest_end_of_it_is_told(upstream: Upstream,
         assert (reply.status, reply.error) == (429, "rate_limit_error")
         assert 20 - (time.monotonic() - began) <= int(reply.header("retry-after") or 0) <= 20
     assert keys_asked_with(upstream) == {"one": 1, "two": 1, "three": 1}
+
+
+def test_the_wait_told_is_that_of_the_providers_which_serve_the_model(upstream: Upstream, started: ExitStack) -> None:
+    for seconds, key in [(20, "one"), (300, "two")]:
+        upstream.route(refused_with(seconds), key=key)
+    made = [provider(name, upstream.url) | {"keys": [{"key": name}]} for name in ("one", "two")]
+    routing = {"strategy": "model_based", "model_mapping": {"one": "one", "two": "two"}}
+    relay = started.enter_context(Relay(config(made, routing=routing)))
+    for _ in range(2):
+        assert ask(relay.port, post(body_for(model="one"))).header("retry-after") in ("19", "20")
+        reply = ask(relay.port, post(body_for(model="two")))
+        assert int(reply.header("retry-after") or 0) > 200
+    assert reply.header("x-should-retry") == "false"
