@@ -19,6 +19,7 @@ from ccrelay.core.failures import Failure
 from ccrelay.core.members import Member
 from ccrelay.core.model import AttemptPlan, Call, CallKind, Credential, Headers, Usage
 from ccrelay.core.outcomes import Outcome, UpstreamError
+from ccrelay.core.pair_reach import Reach, reach_of
 from ccrelay.core.rate_headers import LearnedLimits, limits_of
 from ccrelay.core.router import Drop, Route, Router
 from ccrelay.core.settings import TimeoutSettings
@@ -61,9 +62,11 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a repeated attempt leaves out besides what the fit says. renewed: the credential is a fresh one."""
+    """What a repeated attempt leaves out besides what the fit says. reach: for whom ``drop`` holds, if it helps.
+    renewed: the credential is a fresh one."""
 
     drop: frozenset[str] = frozenset()
+    reach: Reach | None = None
     stripped: Stripped | None = None
     renewed: bool = False
 
@@ -223,7 +226,8 @@ class Asking:
 
     def _learned(self, pick: Pick, fit: Fit) -> frozenset[str]:
         provider = pick.contender.provider
-        return self._memory.pairs.learned(provider.name, provider.region, fit.model, self._tools.clock.seconds())
+        now = self._tools.clock.seconds()
+        return self._memory.pairs.learned(provider.name, provider.region, fit.model, now, self._route.scope)
 
     # -- mending
 
@@ -237,7 +241,7 @@ class Asking:
                 return replace(changes, renewed=True)
             fresh = remedy.drop - self._learned(pick, fit)
             if fresh and not changes.drop:
-                return replace(changes, drop=fresh)
+                return replace(changes, drop=fresh, reach=reach_of(_message(failure), fresh))
         if (
             failure.outcome is Outcome.CALLERS_FAULT
             and changes.stripped is None
@@ -252,14 +256,20 @@ class Asking:
     def _learn(self, pick: Pick, fit: Fit, changes: Changes) -> None:
         """The answer has begun: what was changed for it was right."""
         now, provider = self._tools.clock.seconds(), pick.contender.provider
-        if changes.drop:
-            self._memory.pairs.learn(provider.name, provider.region, fit.model, changes.drop, now)
-            _log.warn(
-                "{provider} takes {model} without {names}; they are left out for a day",
-                provider=provider.name,
-                model=fit.model,
-                names=", ".join(sorted(changes.drop)),
-            )
+        if changes.reach is not None:
+            for names, scope, whose in (
+                (changes.reach.everybody, None, "all calls"),
+                (changes.reach.session, self._route.scope, "this session's calls"),
+            ):
+                if names:
+                    self._memory.pairs.learn(provider.name, provider.region, fit.model, names, now, scope)
+                    _log.warn(
+                        "{provider} takes {model} without {names}; they are left out for a day, of {whose}",
+                        provider=provider.name,
+                        model=fit.model,
+                        names=", ".join(sorted(names)),
+                        whose=whose,
+                    )
         counts = self._call.kind is CallKind.COUNT_TOKENS  # of what may be a part of a history, and writes none
         if self._tools.router.mixes_families and self._call.session is not None and not counts:
             removed = (changes.stripped or fit.stripped).removed

@@ -44,6 +44,9 @@ _DAY: Final = 86400.0
 _PLACES: Final = 1000
 """Provider, region and model together, remembered at once: far above what a relay serves; clients choose the model."""
 
+_SESSIONS: Final = 4096
+"""Sessions remembered with what only they were refused, 4 MB at the most; a forgotten one costs a refused attempt."""
+
 _BETAS_REFUSED: Final = re.compile(r"Unexpected value\(s\)(.{0,2000}?) for the `anthropic-beta` header", re.DOTALL)
 _BETA: Final = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)+", re.ASCII)
 _FIELD_REFUSED: Final = re.compile(
@@ -313,23 +316,33 @@ class PairMemory:
     """What upstreams have refused, for a day after the last refusal. ``now``: seconds of one monotonic clock.
 
     provider: its configured name; region: where it was asked, empty where there are none; model: the upstream's name.
+    scope: the session of ``affinity.scope_digest`` for which alone something is refused (see ``pair_reach``).
     """
 
-    __slots__ = ("_refused",)
+    __slots__ = ("_refused", "_refused_in_session")
 
     def __init__(self) -> None:
         self._refused: BoundedMap[tuple[str, str, str], frozenset[str]] = BoundedMap(_PLACES, _DAY)
+        self._refused_in_session: BoundedMap[tuple[str, str, str, bytes], frozenset[str]] = BoundedMap(_SESSIONS, _DAY)
 
-    def learned(self, provider: str, region: str, model: str, now: float) -> frozenset[str]:
+    def learned(self, provider: str, region: str, model: str, now: float, scope: bytes | None = None) -> frozenset[str]:
         """The names to drop; for ``AttemptPlan.drop``."""
-        return self._refused.get((provider, region, model), now) or frozenset()
+        refused = self._refused.get((provider, region, model), now) or frozenset()
+        if scope is None:
+            return refused
+        return refused | (self._refused_in_session.get((provider, region, model, scope), now) or frozenset())
 
-    def learn(self, provider: str, region: str, model: str, names: frozenset[str], now: float) -> None:
+    def learn(
+        self, provider: str, region: str, model: str, names: frozenset[str], now: float, scope: bytes | None = None
+    ) -> None:
         """Remember a refusal, beside those before it. Only what made the next attempt succeed is worth it."""
-        known = self.learned(provider, region, model, now)
+        known = self.learned(provider, region, model, now, scope)
         kept = frozenset(sorted(known | names)[:MAX_NAMES])
-        self._refused.set((provider, region, model), kept, now)
+        if scope is None:
+            self._refused.set((provider, region, model), kept, now)
+        else:
+            self._refused_in_session.set((provider, region, model, scope), kept, now)
 
     def entries(self, now: float) -> tuple[Learned, ...]:
-        """Everything that is remembered, the oldest first."""
+        """Everything that holds for all, the oldest first."""
         return tuple(Learned(*place, names) for place, names in self._refused.items(now))
