@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import ccrelay
+from ccrelay.cli.parser import build_parser
 from ccrelay.tap import Options
 from tests.config_loading import load_text
 
@@ -134,11 +135,14 @@ def test_every_override_of_lintian_is_explained() -> None:
     assert [line for before, line in zip(["", *lines], lines, strict=False) if line[0] != "#" != before[:1]] == []
 
 
-def test_the_manual_names_every_option() -> None:
+def test_the_manual_names_every_option_and_every_command() -> None:
     page = (DEBIAN / "cc-relay.8").read_text("utf-8")
     options = [entry[0] for entry in (*Options.optParameters, *Options.optFlags)]
+    commands = re.findall(r"^    ([a-z]+)\b", build_parser().format_help(), re.MULTILINE)
 
     assert [name for name in options if f"\\-\\-{name}" not in page] == []
+    assert len(commands) > 5
+    assert [name for name in commands if not re.search(rf"^\.BR? (?:.* )?{name}\b", page, re.MULTILINE)] == []
 
 
 def test_the_composed_relay_can_use_its_configuration_and_nobody_gets_in_without_the_key() -> None:
