@@ -31,6 +31,7 @@ TEST = [
     "hypothesis>=6.67",
     "h11>=0.14",  # the independent HTTP implementation that the fakes under test speak through
     "anthropic>=0.125",  # the real client
+    "boto3>=1.26",  # the official Bedrock client signs with it
     "botocore>=1.29",  # the extras, so that what needs them is tested
     "google-auth>=1.5.1",
     "requests>=2.28",

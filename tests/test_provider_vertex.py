@@ -261,7 +261,7 @@ class FailureTests(unittest.TestCase):
 
     def test_a_refused_model_leaves_the_credential_in_use(self) -> None:
         said = "Organization Policy constraint constraints/vertexai.allowedModels violated for this model"
-        self.assertIs(failed(403, google(403, "PERMISSION_DENIED", said)).outcome, Outcome.CALLERS_FAULT)
+        self.assertIs(failed(403, google(403, "PERMISSION_DENIED", said)).outcome, Outcome.UNFIT)
 
     def test_a_quota_that_looks_like_a_long_prompt_gives_others_their_chance(self) -> None:
         for said, outcome in (

@@ -65,8 +65,8 @@ _HINTS: Final = MappingProxyType(
         "NOT_FOUND": "no such model there: see gcp_region and model_mapping",
     }
 )
-_NOT_THIS_MODEL: Final = Verdict(Outcome.CALLERS_FAULT, "permission_error")
-_CANNOT_COUNT: Final = Verdict(Outcome.CALLERS_FAULT, "not_supported")
+_NOT_THIS_MODEL: Final = Verdict(Outcome.UNFIT, "permission_error")
+_CANNOT_COUNT: Final = Verdict(Outcome.UNFIT, "not_supported")
 _WRONG: Final = Verdict(Outcome.CALLERS_FAULT, "invalid_request_error")
 _TIRED: Final = Verdict(Outcome.KEY_TIRED, "rate_limit_error", _MOMENT)
 _BUSY: Final = Verdict(Outcome.PROVIDER_ILL, "overloaded_error")
