@@ -104,20 +104,23 @@ class RelaySite(server.Site):
         """Refuse what no resource should see. Raises ClientError.
 
         A page in the user's browser can reach a loopback listener under a name of its own choosing; so there the
-        Host must be a loopback name (DNS rebinding).
+        Host must be a loopback name (DNS rebinding). Under the true name it can post, though it cannot read the
+        answer, and spend the operator's tokens: so no page of the web may ask at all.
         """
         host = first(request.head.headers, b"host") or b""
         local = getattr(request.getHost(), "host", None)
         if local is None or not _is_loopback(local):
             return
         name = _host_name(host)
-        if name and not _is_loopback(name) and name not in self.limits.allowed_hosts:
-            raise ClientError(
-                403,
-                "permission_error",
-                "cc-relay: this listener answers to loopback names only; add the name to server.allowed_hosts",
-                should_retry=False,
-            )
+        if name and not self._is_ours(name):
+            raise _forbidden("this listener answers to loopback names only; add the name to server.allowed_hosts")
+        scheme, _, page = (first(request.head.headers, b"origin") or b"").lower().partition(b"://")
+        # Of other schemes are the pages of programs on this machine; a page can hide its own behind "null".
+        if scheme == b"null" or (scheme in (b"http", b"https") and not self._is_ours(_host_name(page))):
+            raise _forbidden("this listener answers to no page of another host; add it to server.allowed_hosts")
+
+    def _is_ours(self, name: str) -> bool:
+        return _is_loopback(name) or name in self.limits.allowed_hosts
 
     def new_request_id(self) -> str:
         """An id of our own for a request that has none."""
@@ -134,6 +137,10 @@ class RelaySite(server.Site):
         if now != self._date[0]:
             self._date = (now, formatdate(now, usegmt=True).encode("ascii"))
         return (*headers, (b"x-request-id", request_id.encode("ascii")), (b"date", self._date[1]))
+
+
+def _forbidden(why: str) -> ClientError:
+    return ClientError(403, "permission_error", f"cc-relay: {why}", should_retry=False)
 
 
 def _host_name(host: bytes) -> str:
