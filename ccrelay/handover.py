@@ -137,6 +137,6 @@ def remove_pidfile(environ: Mapping[str, str]) -> None:
 def tell_predecessor(environ: MutableMapping[str, str]) -> None:
     """This process serves: say so to the one that started it for that, if one did and still is there."""
     descriptor = environ.pop(READY, "")
-    if descriptor.isascii() and descriptor.isdecimal():
-        with contextlib.suppress(OSError, OverflowError), open(int(descriptor), "wb", buffering=0) as pipe:
+    if descriptor.isascii() and descriptor.isdecimal() and len(descriptor) < 10:  # more is no descriptor's number
+        with contextlib.suppress(OSError), open(int(descriptor), "wb", buffering=0) as pipe:
             pipe.write(b"%d" % os.getpid())

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -435,3 +436,59 @@ def test_no_planted_secret_is_in_the_traceback_of_a_bug(monkeypatch: pytest.Monk
     tracebacks = [line for line in canary.streams["json"].getvalue().splitlines() if "traceback" in line]
     assert len(tracebacks) == 2 * len(bugs)
     assert [secret for secret in SECRETS if secret in shown] == []
+
+
+# -- another configuration, another file
+
+
+def logging(output: object, **changes: Any) -> LoggingSettings:
+    return replace(LoggingSettings("info", "text", str(output), False, False, 0), **changes)
+
+
+def test_level_layout_and_file_change_with_the_next_line(tmp_path: Path) -> None:
+    observer = LineObserver.configured(logging(tmp_path / "a", level="warn"))
+    observer(EVENT)
+    observer.reconfigure(logging(tmp_path / "a", level="info"))
+    observer(EVENT)
+    observer.reconfigure(replace(logging(tmp_path / "b"), format="json"))
+    observer(EVENT)
+    assert (tmp_path / "a").read_text() == written(EVENT, "text")
+    assert (tmp_path / "b").read_text() == written(EVENT)
+    observer.close()
+
+
+def test_a_file_that_cannot_be_opened_changes_nothing(tmp_path: Path) -> None:
+    observer = LineObserver.configured(logging(tmp_path / "a"))
+    for change in (lambda: observer.reconfigure(logging(tmp_path / "none" / "b", level="error")), observer.reopen):
+        (tmp_path / "a").rename(tmp_path / "moved")
+        (tmp_path / "a").mkdir()
+        with pytest.raises(OSError, match="a" if change == observer.reopen else "none"):
+            change()
+        observer(EVENT)
+        (tmp_path / "a").rmdir()
+        (tmp_path / "moved").rename(tmp_path / "a")
+    assert (tmp_path / "a").read_text() == 2 * written(EVENT, "text")
+    observer.close()
+
+
+def test_a_file_that_was_moved_away_is_followed_until_it_is_opened_anew(tmp_path: Path) -> None:
+    observer = LineObserver.configured(logging(tmp_path / "log"))
+    (tmp_path / "log").rename(tmp_path / "log.1")
+    observer(EVENT)
+    observer.reopen()
+    observer({**EVENT, "log_format": "new"})
+    assert (tmp_path / "log.1").read_text() == written(EVENT, "text")
+    assert (tmp_path / "log").read_text() == written({**EVENT, "log_format": "new"}, "text")
+    observer.close()
+
+
+@pytest.mark.parametrize("output", ["stdout", "stderr"])
+def test_the_processs_own_streams_stay_open(tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str) -> None:
+    observer = LineObserver.configured(logging(output))
+    observer.reopen()
+    observer.reconfigure(logging(tmp_path / "a"))
+    observer.reconfigure(logging(output))
+    observer(EVENT)
+    observer.close()
+    assert not getattr(sys, output).closed
+    assert getattr(capsys.readouterr(), output[3:]) == written(EVENT, "text")

@@ -265,3 +265,37 @@ def test_a_log_that_cannot_be_opened_is_named(nowhere: Path, end: Callable[..., 
     message = refused(end("--config", written(nowhere / "relay.yaml", text)))
     assert message.startswith("cc-relay: logging.output: ")
     assert f"{nowhere}/none/relay.log" in message
+
+
+# -- what a process before hands over
+
+
+@pytest.mark.parametrize("text", ["nonsense", "[1]", '[["tcp:1", 2, 0]]', ""])
+def test_garbage_for_listeners_is_refused_in_one_line(
+    nowhere: Path, end: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("CC_RELAY_LISTENERS", text)
+    message = refused(end("--config", written(nowhere / "relay.yaml")))
+    assert message.startswith("cc-relay: CC_RELAY_LISTENERS: ")
+    assert "\n" not in message
+
+
+def test_what_was_handed_over_is_in_nobodys_environment_any_more(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC_RELAY_LISTENERS", "[]")
+    makeService(options("--config", written(nowhere / "relay.yaml")))
+    assert "CC_RELAY_LISTENERS" not in os.environ
+
+
+@pytest.mark.parametrize(("listeners", "pidfile"), [(None, "/run/x.pid"), ("[]", "")])
+def test_only_a_process_that_takes_over_ignores_the_pid_file(
+    monkeypatch: pytest.MonkeyPatch, listeners: str | None, pidfile: str
+) -> None:
+    if listeners is not None:
+        monkeypatch.setenv("CC_RELAY_LISTENERS", listeners)
+    made = Options()
+    twistd: Any = {"pidfile": "/run/x.pid"}
+    made.parent = twistd
+    made.parseOptions([])
+    assert twistd["pidfile"] == pidfile

@@ -19,7 +19,7 @@ from tests.e2e.waiting import settled, wait_for
 RELOADED, REFUSED = "the configuration is reloaded", "not reloaded, the old configuration stays: "
 STREAMS, RELOADS, WARM = 100, 100, 20
 GROWTH = 4 << 20
-"""Bytes of memory that eighty reloads may leave behind. A runtime with its TLS trust is 240 kB, measured: the forty good
+"""Bytes of memory that eighty reloads may leave behind. A runtime with its TLS trust is 240 kB, measured: forty good
 ones would be more than twice this if nobody let go of them."""
 
 HELD = answers.events([Text(["first", "second"])])
