@@ -53,7 +53,8 @@ class Notifier:
 
     def main_process(self, pid: int) -> bool:
         """From now on the process with this number is the daemon, and this one only ends its calls."""
-        return self._tell(f"MAINPID={pid}\nREADY=1")
+        # Its own pings before this one were not taken from it, and its next may be half the watchdog's time away.
+        return self._tell(f"MAINPID={pid}\nREADY=1\nWATCHDOG=1")
 
     def start_watchdog(self, clock: IReactorTime) -> None:
         """Ping from the reactor, now and at half the time, as sd_watchdog_enabled(3) advises: a hung one is silent."""

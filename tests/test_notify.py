@@ -142,3 +142,8 @@ def test_no_environment_makes_it_raise(address: str, watchdog: str) -> None:
     assert not life.ready()
     life.stop_watchdog()
     assert clock.getDelayedCalls() == []
+
+
+def test_another_process_is_named_with_a_ping_for_it(supervisor: Supervisor) -> None:
+    assert notifier(supervisor).main_process(4343)
+    assert supervisor.heard() == ["MAINPID=4343\nREADY=1\nWATCHDOG=1"]
