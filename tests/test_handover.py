@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from twisted.scripts.twistd import ServerOptions
+from twisted.scripts._twistd_unix import ServerOptions
 
 from ccrelay import handover
 from ccrelay.handover import LISTENERS, PIDFILE, READY, START_SECONDS, Successor
@@ -38,7 +38,7 @@ class Scene:
         self.clock = Clock()
         self.told: list[Any] = []
         self.process: Any = Process(gone)
-        self.successor = Successor(self.clock, self.told.append, self.told.append)
+        self.successor: Any = Successor(self.clock, self.told.append, self.told.append)
         self.successor.makeConnection(self.process)
 
     def over(self) -> bool:

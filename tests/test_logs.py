@@ -459,7 +459,11 @@ def test_level_layout_and_file_change_with_the_next_line(tmp_path: Path) -> None
 
 def test_a_file_that_cannot_be_opened_changes_nothing(tmp_path: Path) -> None:
     observer = LineObserver.configured(logging(tmp_path / "a"))
-    for change in (lambda: observer.reconfigure(logging(tmp_path / "none" / "b", level="error")), observer.reopen):
+    changes: list[Any] = [
+        lambda: observer.reconfigure(logging(tmp_path / "none" / "b", level="error")),
+        observer.reopen,
+    ]
+    for change in changes:
         (tmp_path / "a").rename(tmp_path / "moved")
         (tmp_path / "a").mkdir()
         with pytest.raises(OSError, match="a" if change == observer.reopen else "none"):

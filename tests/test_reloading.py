@@ -134,7 +134,7 @@ def test_a_look_that_goes_wrong_is_told_and_not_the_last(file: Path) -> None:
         return maybeDeferred(run)
 
     said: list[str] = []
-    observer = lambda event: said.append(formatEvent(event))  # noqa: E731
+    observer: Any = lambda event: said.append(formatEvent(event))  # noqa: E731
     watched = Watched(file, in_thread)
     file.write_text("another")
     globalLogPublisher.addObserver(observer)

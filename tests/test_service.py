@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from twisted.application.service import Application, IService
@@ -125,7 +125,7 @@ class Life:
         self.observer = LineObserver(None, "json", "info")  # type: ignore[arg-type]
         self.service = RelayService(self.reactor, self.runtime, self.observer)
 
-    def start(self) -> Life:
+    def start(self) -> Self:
         self.service.privilegedStartService()
         self.service.startService()
         return self
