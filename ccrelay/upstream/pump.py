@@ -184,7 +184,7 @@ class Pump(Protocol):
             return False
         try:
             json.loads(self._message)
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         return True
 

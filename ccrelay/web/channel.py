@@ -134,6 +134,11 @@ class RelayChannel(Protocol):
         return self._request is None and not self._parser.began
 
     @property
+    def waiting(self) -> bool:
+        """No request is being answered, though the head of one may be on its way."""
+        return self._request is None and not self._closing
+
+    @property
     def receiving(self) -> bool:
         """The body of the request under way has not all come."""
         return self._decoder is not None
@@ -325,6 +330,10 @@ class RelayChannel(Protocol):
         """Close if nothing is under way."""
         if self._request is None and not self._closing:
             self._close(linger=False)
+
+    def give_way(self) -> None:
+        """Close, whatever is being waited for: others need the descriptor."""
+        self._close(linger=False)
 
     def _close(self, *, linger: bool) -> None:
         """Stop serving. With ``linger`` an upload is read on for a while, or its reset could overtake the answer."""

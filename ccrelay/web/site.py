@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import resource as limits_of_process
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -32,6 +34,7 @@ class RelaySite(server.Site):
     """A twisted.web Site on RelayChannels.
 
     current(): the Surface in force; looked up for each request. draining: no further request on a connection.
+    most_channels: connections beyond which the oldest that nothing is asked on makes room for a new one.
     """
 
     noisy = False
@@ -40,7 +43,8 @@ class RelaySite(server.Site):
         super().__init__(root, reactor=clock)
         self._clock = clock
         self._current = current
-        self._channels: set[RelayChannel] = set()
+        self._channels: dict[RelayChannel, None] = {}  # oldest first
+        self.most_channels = _half_the_descriptors()
         self.budget: BodyBudget = BodyBudget(current().server.max_inflight_body_bytes)
         self.draining = False
         self.displayTracebacks = False
@@ -75,10 +79,14 @@ class RelaySite(server.Site):
         return self._current().server
 
     def channel_opened(self, channel: RelayChannel) -> None:
-        self._channels.add(channel)
+        if len(self._channels) >= self.most_channels:  # strangers, too, may connect and ask nothing
+            waiting = next((other for other in self._channels if other.waiting), None)
+            if waiting is not None:
+                waiting.give_way()
+        self._channels[channel] = None
 
     def channel_closed(self, channel: RelayChannel) -> None:
-        self._channels.discard(channel)
+        self._channels.pop(channel, None)
         if self.on_channel_closed is not None:
             self.on_channel_closed()
 
@@ -137,6 +145,12 @@ class RelaySite(server.Site):
         if now != self._date[0]:
             self._date = (now, formatdate(now, usegmt=True).encode("ascii"))
         return (*headers, (b"x-request-id", request_id.encode("ascii")), (b"date", self._date[1]))
+
+
+def _half_the_descriptors() -> int:
+    """Each call takes two: where clients hold one half, the other is left to reach upstreams."""
+    most, _ = limits_of_process.getrlimit(limits_of_process.RLIMIT_NOFILE)
+    return sys.maxsize if most == limits_of_process.RLIM_INFINITY else most // 2
 
 
 def _forbidden(why: str) -> ClientError:
