@@ -10,6 +10,7 @@ import pytest
 from twisted.logger import globalLogPublisher
 
 from ccrelay.core.access import AccessRecord
+from ccrelay.core.affinity import Home
 from ccrelay.errors import ConfigError
 from ccrelay.runtime import Runtime, not_served
 
@@ -256,3 +257,16 @@ def test_each_call_leaves_one_record_at_its_end() -> None:
     records = [event["record"] for event in seen if isinstance(event.get("record"), AccessRecord)]
     assert [(record.status, record.attempts) for record in records] == [(401, 0), (200, 1)]
     assert [reply.status for reply in read_replies(client.received, [b"POST"], eof=False)] == [200]
+
+
+# -- a successor
+
+
+def test_sessions_keep_their_homes_over_a_reload_and_go_by_the_new_time() -> None:
+    before = runtime_with_warnings(of(ANTHROPIC))
+    before.memory.affinity.settle(b"who", "a-session", "north", "k1", 0.0)
+    shorter = load_text(of(ANTHROPIC, rest="routing: {affinity: {ttl: 60}}")).settings
+    after = Runtime(shorter, NamedReactor(), {}, Random(7), before)
+    after.take_over(before)
+    assert after.memory.affinity.find(b"who", "a-session", 59.0) == Home("north", "k1")
+    assert after.memory.affinity.find(b"who", "a-session", 60.0) is None
