@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from random import SystemRandom
@@ -88,6 +90,7 @@ def makeService(options: Options) -> IService:
     except OSError as error:
         raise SystemExit(f"cc-relay: logging.output: {error}") from None
     poll_leanly(reactor)
+    _take_all_descriptors()
     reactor.callWhenRunning(_set_apart)
     try:
         listeners = Listeners(reactor, inherit(os.environ.pop(LISTENERS, None)))
@@ -97,6 +100,14 @@ def makeService(options: Options) -> IService:
     source = Source(path, lambda: read_configuration(path), make, seen)
     service: Any = RelayService(reactor, runtime, observer, source, listeners=listeners, notifier=notifier)
     return service  # type: ignore[no-any-return]
+
+
+def _take_all_descriptors() -> None:
+    """Raise the soft limit of open files to the hard one: each stream holds two, and shells start us with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # some systems have a hard limit that they do not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def read_configuration(path: str) -> Changed:

@@ -109,7 +109,7 @@ def test_a_client_gone_while_the_upstream_does_not_read_takes_it_along(
     calls, idle = len(patient.access_lines()), settled(patient.descriptors, 0.2, "earlier connections are gone")
     upstream.queue(Answer((["gate", "never"],), before_body=True))
     client = Client(patient.port)
-    client.send(post(body_for(padding="x" * 20_000_000)))
+    client.send(post(body_for(model="of-unknown-context", padding="x" * 20_000_000)))
     upstream.until(gates=["never"])
     leave(client, how)
     abandoned(patient, calls)
