@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -109,10 +109,13 @@ class Listeners:
             _close(handed.descriptor)
         self._inherited.clear()
 
-    def stop(self) -> Deferred[Any]:
-        """Accept nothing more. The Deferred fires when the sockets are closed, and the files of unix sockets gone."""
-        closing = [maybeDeferred(each.port.stopListening) for each in self._open.values()]
-        self._open.clear()
+    def stop(self, besides: Collection[str] = ()) -> Deferred[Any]:
+        """Accept nothing more, but where ``besides`` says, as endpoint strings: these stay open.
+
+        The Deferred fires when the sockets are closed, and the files of unix sockets gone.
+        """
+        leaving = [description for description in self._open if description not in besides]
+        closing = [maybeDeferred(self._open.pop(description).port.stopListening) for description in leaving]
         return DeferredList(closing, consumeErrors=True)
 
     def release(self, successor: int) -> None:

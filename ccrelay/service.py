@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
@@ -70,6 +71,7 @@ class RelayService(Service):
         self._watch = Watch(reactor, source.path, self.reload, in_thread) if source is not None else None
         self._stopping = False
         self._cut: Callable[[], None] | None = None
+        self._deadline: IDelayedCall | None = None
         self._signalled = False
         self._reloading = self._reload_again = False
         self._successor: Successor | None = None
@@ -176,6 +178,7 @@ class RelayService(Service):
                 time=time.time(),
                 started=runtime.tally.started,
                 draining=self.site.draining,
+                drain_left=self._drain_left(),
                 lag=runtime.tally.last_lag,
                 clients=self.site.open_channels,
                 reloads=reloads.count,
@@ -184,6 +187,11 @@ class RelayService(Service):
                 reload_error=reloads.last_error,
             )
         )
+
+    def _drain_left(self) -> float | None:
+        if self._deadline is None:
+            return None
+        return max(0.0, self._deadline.getTime() - self._reactor.seconds()) if self._deadline.active() else 0.0
 
     def _sample(self) -> None:
         self._runtime.sample()
@@ -312,14 +320,17 @@ class RelayService(Service):
     # -- stopping
 
     def stopService(self) -> Deferred[None]:
-        """Take no new connection, let calls finish for ``server.drain_timeout``, then cut what is left."""
+        """Take no new connection, let calls finish for ``server.drain_timeout``, then cut what is left.
+
+        The admin listener stays open until then: whoever waits for the end can see what it is that lasts.
+        """
         super().stopService()
         drained: Deferred[None] = Deferred()
         if self._successor is not None:
             self._successor.abandon()
         if self._watch is not None:
             self._watch.stop()
-        closed = self._listeners.stop()
+        closed = self._listeners.stop(besides=self._runtime.settings.admin_listen)
 
         def check() -> None:
             if self.site.open_channels == 0 and not drained.called:
@@ -335,10 +346,11 @@ class RelayService(Service):
         self._cut = cut
         if not self._handed_over:
             self._notifier.stopping()
-        deadline = self._reactor.callLater(self._runtime.settings.server.drain_timeout, cut)
+        self._deadline = deadline = self._reactor.callLater(self._runtime.settings.server.drain_timeout, cut)
         self.site.on_channel_closed = check
         self.site.drain()
         check()
+        drained.addCallback(lambda _: self._listeners.stop())
         return drained.addCallback(lambda _: closed).addCallback(lambda _: self._close())
 
     def _close(self) -> None:

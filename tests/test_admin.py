@@ -127,6 +127,12 @@ def test_health_says_in_detail_what_the_data_port_says_in_a_word(draining: bool,
     assert (demo["name"], demo["circuit_breaker"]) == ("demo", "closed")
 
 
+def test_while_draining_health_says_what_is_waited_for() -> None:
+    reply = Admin(draining=True, clients=2, drain_left=12.5).ask(get(b"/health"))
+    assert reply.json["waiting_for"] == {"calls": 0, "connections": 2, "seconds_left": 12.5}
+    assert "waiting_for" not in Admin(clients=2).ask(get(b"/health")).json
+
+
 def test_without_the_library_there_are_no_metrics_and_the_answer_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -344,6 +344,34 @@ def test_a_stream_that_outlives_the_drain_is_cut_with_its_upstream() -> None:
     assert life.reactor.getDelayedCalls() == []
 
 
+def test_while_calls_end_the_admin_listener_takes_new_connections_and_says_what_is_waited_for() -> None:
+    life = Life()
+    life.settings = settings_of(PROVIDER + "server: {listen: '127.0.0.1:8787'}\nadmin: {listen: '127.0.0.1:8788'}\n")
+    life.runtime = Runtime(life.settings, life.reactor, {}, Random(7))
+    life.service = RelayService(life.reactor, life.runtime, life.observer)
+    life.start()
+    client, origin = life.call()
+
+    def told(path: bytes) -> Any:
+        watching = Client(life.reactor, life.reactor.ports[1].factory.buildProtocol(None))
+        watching.send(get(path))
+        return watching.replies(b"GET")[0]
+
+    assert told(b"/status").json["daemon"]["drain_left"] is None
+    stopped = life.stop()
+    life.reactor.advance(10)
+    assert [port.open for port in life.reactor.ports] == [False, True]
+    health = told(b"/health")
+    assert (health.status, health.json["status"]) == (503, "draining")
+    assert health.json["waiting_for"] == {"calls": 1, "connections": 1, "seconds_left": DRAIN - 10}
+    assert told(b"/status").json["daemon"]["drain_left"] == DRAIN - 10
+    origin.send(chunk(STOP) + b"0\r\n\r\n")
+    life.reactor.turn()
+    assert (client.reply.ending, stopped, life.reactor.ports[1].open) == ("whole", [None], False)
+    life.reactor.turn()
+    assert life.reactor.getDelayedCalls() == []
+
+
 def test_a_drain_of_0_cuts_in_the_next_turn() -> None:
     life = Life("listen: '127.0.0.1:8787', drain_timeout_ms: 0").start()
     client, _ = life.call()

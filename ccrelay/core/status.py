@@ -30,6 +30,7 @@ class Daemon:
     """The process. time, started: epoch seconds. lag: how late the reactor was last, seconds. clients: connections.
 
     reload_at: of the last reload, epoch seconds, None if there was none; reload_error: why it was refused, else None.
+    drain_left: while it drains, seconds until calls that have not finished are cut; else None.
     """
 
     version: str
@@ -42,6 +43,7 @@ class Daemon:
     reload_failures: int
     reload_at: float | None
     reload_error: str | None
+    drain_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,7 @@ def _members(value: Any) -> dict[str, Any]:
     found = {name: getattr(value, name) for name in value.__slots__}
     if isinstance(value, Daemon):
         found["uptime"] = round(value.time - value.started, 3)
+        found["drain_left"] = _rounded(value.drain_left)
     for name in _TIMES & found.keys():
         found[name] = utc(found[name]) if found[name] is not None else None
     return found

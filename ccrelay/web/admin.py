@@ -117,8 +117,14 @@ def admin_site(
 
     def health() -> Answer:
         now = status()
+        waiting = {
+            "calls": now.in_flight,
+            "connections": now.daemon.clients,
+            "seconds_left": round(now.daemon.drain_left or 0.0, 3),
+        }
         document = {
             "status": now.health,
+            **({"waiting_for": waiting} if now.daemon.draining else {}),
             "providers": [
                 {
                     "name": provider.name,

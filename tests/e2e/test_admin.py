@@ -176,7 +176,7 @@ def test_a_reload_keeps_the_counts_and_is_one_of_them(relay: Relay, upstream: Up
     assert metrics(admin_port)["ccrelay_reloads_total", frozenset({("result", "accepted")})] == 1
 
 
-def test_an_open_connection_sees_the_relay_drain_and_does_not_keep_it(
+def test_whoever_watches_sees_the_relay_drain_and_does_not_keep_it(
     relay: Relay, upstream: Upstream, admin_port: int
 ) -> None:
     upstream.queue(answers.held(EVENTS[:4], "gate", EVENTS[4:]))
@@ -191,6 +191,11 @@ def test_an_open_connection_sees_the_relay_drain_and_does_not_keep_it(
         assert health() == "ok"
         relay.process.send_signal(signal.SIGTERM)
         wait_for(lambda: health() == "draining", "the word draining")
+        told = ask(admin_port, get("/health"), "GET")
+        assert (told.status, told.json["waiting_for"]["calls"]) == (503, 1)
+        assert status(admin_port)["daemon"]["draining"]
+        with pytest.raises(ConnectionRefusedError):
+            ask(relay.port, get("/health"), "GET")
         upstream.release("gate")
         assert incoming.reply().ending == "complete"
         assert relay.process.wait(PATIENCE) == 0

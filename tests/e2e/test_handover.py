@@ -20,7 +20,7 @@ from tests.e2e import answers
 from tests.e2e.answers import Text
 from tests.e2e.certificates import Certificates
 from tests.e2e.crowd import Crowd
-from tests.e2e.raw_client import Client, Reply, body_for, get, post
+from tests.e2e.raw_client import Client, Reply, ask, body_for, get, post
 from tests.e2e.relay_process import Relay, config, free_port, provider
 from tests.e2e.upstream_process import Upstream
 from tests.e2e.waiting import PATIENCE, wait_for
@@ -191,6 +191,24 @@ def test_a_process_that_does_not_come_up_leaves_the_old_one_in_charge(upstream: 
         assert (seen + rest.body, rest.ending) == (b"".join(HELD), "complete")
         assert chain.ended(first) == 0
         assert chain.relay.output().count("starting the process that takes over") == 2
+
+
+def test_the_admin_listener_belongs_to_the_new_process_at_once(upstream: Upstream, tmp_path: Path) -> None:
+    route(upstream)
+    admin = free_port()
+    configuration = config([provider("first", upstream.url)], admin={"listen": f"127.0.0.1:{admin}"})
+    with Chain(configuration, tmp_path) as chain, Client(chain.port) as client:
+        client.send(post(body_for()))
+        incoming = client.opened()
+        first = chain.pid
+        chain.hand_over()
+        chain.said("stopping")  # the old one, which would say that it drains
+        told = [ask(admin, get("/status"), "GET").json for _ in range(5)]
+        assert [(each["health"], each["in_flight"]) for each in told] == [("ok", 0)] * 5
+        upstream.release("rest")
+        assert incoming.reply().ending == "complete"
+        assert chain.ended(first) == 0
+        assert ask(admin, get("/health"), "GET").status == 200
 
 
 def test_a_stop_meanwhile_ends_both(upstream: Upstream, tmp_path: Path) -> None:
