@@ -73,6 +73,7 @@ class Fitter:
         window = provider.settings.context_window or (known.context_window if known is not None else None)
         strips = self._may_hold_foreign_thinking(contender)
         gated = self._call.kind is CallKind.MESSAGES and self._may_be_refused(contender, window)
+        gated = gated and contender.name not in self._route.trusted
         if provider.inspects_body or strips or gated:
             await whole_body(self._call.body)
         if provider.inspects_body:  # and so reads members of any size
@@ -136,7 +137,8 @@ class Fitter:
             return Drop(contender.name, Why.FEATURE, reason)
         tokens = needs.tokens_high if cuts else needs.tokens_low
         error = prompt_too_long(tokens, window)
-        return Drop(contender.name, Why.CONTEXT, reason, error=error, room=window)
+        advisory = not cuts and contender.provider.settings.context_window is None
+        return Drop(contender.name, Why.CONTEXT, reason, error=error, room=window, advisory=advisory)
 
     async def _read(self, reader: Callable[[bytes], Any]) -> Any:
         body = self._call.body

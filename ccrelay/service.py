@@ -354,6 +354,10 @@ class RelayService(Service):
         return drained.addCallback(lambda _: closed).addCallback(lambda _: self._close())
 
     def _close(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            # There is nothing left to hurry, and the interpreter's own end must not turn into a death by signal.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
         self._watcher.stop()
         self.admin.abort_all()
         self._runtime.close()

@@ -222,3 +222,31 @@ def test_tokens_are_counted_whatever_the_call_needs() -> None:
     with Scene(upstream("ollama", type="ollama", keys=[], priority=1), upstream("north", count)) as scene:
         ask(scene, request(PDF), kind=CallKind.COUNT_TOKENS)
     assert passed_over(scene) == [("ollama", "has no count_tokens")]
+
+
+HUGE = json.dumps({"model": "claude-opus-5-5", "messages": [], "padding": "x" * 9_000_000}).encode()
+"""More than a million tokens at the fewest: beyond what the catalogue says of that model."""
+
+
+def test_what_only_our_catalogue_takes_for_too_long_is_for_the_provider_to_refuse() -> None:
+    """Windows grow, and a table that was shipped must not fail a call that would have been answered."""
+    with Scene(upstream("north", message())) as scene:
+        client = scene.call(HUGE)
+    assert (client.status, len(scene.requests[0].body)) == (200, len(HUGE))
+
+
+def test_whoever_can_take_it_for_certain_is_asked_before_one_that_we_doubt() -> None:
+    south = upstream("south", message(), model_mapping={"claude-*": "of-a-larger-window"})
+    with Scene(upstream("north", priority=1), south) as scene:
+        client = scene.call(HUGE)
+    assert (scene.asked, client.status) == (["south k1"], 200)
+
+
+def test_a_doubtful_provider_does_not_stand_in_for_one_that_is_back_in_a_moment() -> None:
+    """It would refuse the prompt, and the client would compact what the other can take."""
+    south = upstream("south", LIMITED, model_mapping={"claude-*": "of-a-larger-window"})
+    with Scene(upstream("north", priority=1), south) as scene:
+        scene.call(HUGE)
+        scene.advance(0)
+        client = scene.call(HUGE.replace(b"xx", b"yy"))
+    assert (scene.asked, client.status) == (["south k1"], 429)

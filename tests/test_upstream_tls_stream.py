@@ -176,6 +176,15 @@ def test_a_peer_that_hangs_up_over_the_handshake_is_a_lost_connection(folder: Pa
     assert rig.inner.lost == []
 
 
+def test_whoever_gives_up_over_the_handshake_hears_no_more(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.client.give_up()
+    assert rig.wire.log == ["abort"]
+    rig.feed([rig.peer.receive(rig.wire.taken())])
+    rig.client.connectionLost(Failure(ConnectionLost()))
+    assert (rig.results, rig.inner.made, rig.inner.lost) == ([], 0, [])
+
+
 def test_an_end_that_was_announced_is_told_from_a_cut(folder: Path) -> None:
     ended = Rig(folder).open()
     ended.feed([ended.peer.say(b"all") + ended.peer.end()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -49,7 +50,8 @@ class Drop:
 
     reason: one phrase that completes the provider's name. until: seconds of the monotonic clock when that may be over;
     None where time changes nothing. error: what the client is told if it comes to that. room: of several such errors
-    the one with the most is told: bytes or tokens that would have been taken.
+    the one with the most is told: bytes or tokens that would have been taken. advisory: it is our estimate against our
+    catalogue, and the provider would say so itself.
     """
 
     provider: str
@@ -58,6 +60,7 @@ class Drop:
     until: float | None = None
     error: ClientError | None = None
     room: int = 0
+    advisory: bool = False
 
 
 @dataclass(slots=True)
@@ -120,7 +123,8 @@ class Route:
     with ``take``; what the attempt came to is told by ``failed``, and how the call ended by ``finished``.
 
     drops: who was passed over, and why. begun: attempts made. home: where the session was last answered.
-    stopped: which bound ended the search, as one phrase; None where the candidates did.
+    stopped: which bound ended the search, as one phrase; None where the candidates did. trusted: names of those that
+    are asked although we take the prompt for too long.
     """
 
     def __init__(self, router: Router, call: Call, model: str, now: float) -> None:
@@ -132,6 +136,7 @@ class Route:
         self.drops: list[Drop] = []
         self.begun = 0
         self.stopped: str | None = None
+        self.trusted: set[str] = set()
         self.scope = scope_digest(call.principal.digest, call.session)
         self.home = self._find_home(now)
         self._tried: dict[str, set[str]] = {}
@@ -164,6 +169,22 @@ class Route:
             trial = self._trials.pop(0)
             if self._keep(trial, self._not_now(trial, now)):
                 return trial
+        return self._asked_all_the_same(now)
+
+    def _asked_all_the_same(self, now: float) -> Contender | None:
+        """Whom our own doubts kept from being asked, where nobody is left and waiting changes nothing.
+
+        Who refuses long prompts itself is the authority on them: one that takes more must not fail by our catalogue.
+        """
+        last = {drop.provider: drop for drop in self.drops}.values()
+        if self.begun or any(drop.until is not None and math.isfinite(drop.until) for drop in last):
+            return None
+        doubted = [drop for drop in last if drop.advisory and drop.provider not in self.trusted]
+        for drop in sorted(doubted, key=lambda drop: -drop.room):
+            self.trusted.add(drop.provider)
+            found = next(c for c in self._router.contenders if c.name == drop.provider)
+            if self._keep(found, self._not_now(found, now)):
+                return found
         return None
 
     def _is_needless_risk(self, contender: Contender, now: float) -> bool:

@@ -111,7 +111,8 @@ def _readable(response: UpstreamResponse) -> UpstreamResponse:
 @lru_cache(maxsize=256)  # a provider has two or three URLs; clients may vary their queries
 def parsed(url: bytes) -> URI:
     """An absolute URL taken apart; not to be changed. Raises ValueError for a port that is no number."""
-    return URI.fromBytes(url)
+    uri: URI = URI.fromBytes(url)
+    return uri
 
 
 def request_head(method: bytes, url: bytes, headers: Headers, producer: IBodyProducer | None) -> bytes:

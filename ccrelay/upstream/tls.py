@@ -56,7 +56,7 @@ class TlsEndpoint:
 
         def cancel(_: object) -> None:
             connecting.cancel()
-            outer.abortConnection()
+            outer.give_up()
 
         opened: Deferred[Any] = Deferred(cancel)
         outer = TlsClient(self._context, self._host, inner, opened)
@@ -91,13 +91,18 @@ class TlsClient(Protocol):
         self._ended = False
         self._violation: Failure | None = None
 
+    def give_up(self) -> None:
+        """Nobody waits for ``opened`` any more."""
+        self._opened = self._inner = None
+        self.abortConnection()
+
     # -- as a protocol of the stream
 
     def connectionMade(self) -> None:
         self._shake_hands()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._ended:
+        if self._ended or self._inner is None:
             return
         self._incoming.write(data)
         if self._opened is not None:
