@@ -38,11 +38,6 @@ class Sessions(RuleBasedStateMachine):
         self.real.settle(principal, session, home.provider, home.key, self.now)
         self.model[principal, session] = (home, self.now)
 
-    @rule(principal=PRINCIPALS, session=SESSIONS)
-    def forgotten(self, principal: bytes, session: str) -> None:
-        self.real.forget(principal, session)
-        self.model.pop((principal, session), None)
-
     @rule(ttl=st.sampled_from([1.0, 10.0, 30.0]))
     def reloaded(self, ttl: float) -> None:
         self.real.change_ttl(ttl, self.now)

@@ -138,8 +138,8 @@ def test_of_two_keys_with_one_id_the_first_counts() -> None:
 
 
 def test_without_keys_there_is_nothing_to_wait_for() -> None:
-    assert wait(pool(), 0.0) == KeyWait(math.inf, "no keys", False)
-    assert wait(pool(key("a")), 0.0, excluded=("a",)) == KeyWait(math.inf, "every key was tried", False)
+    assert wait(pool(), 0.0) == KeyWait(math.inf, "no keys")
+    assert wait(pool(key("a")), 0.0, excluded=("a",)) == KeyWait(math.inf, "every key was tried")
 
 
 # Cooling
@@ -164,7 +164,7 @@ def test_a_tired_key_rests_as_long_as_the_upstream_says(
 ) -> None:
     keys = pool(key("a"))
     end(lease(keys, 100.0), 100.0, Outcome.KEY_TIRED, retry_after, learned)
-    assert wait(keys, 100.0) == KeyWait(until, "all keys cooling", False)
+    assert wait(keys, 100.0) == KeyWait(until, "all keys cooling")
     assert wait(keys, until - 0.01).until == until
     assert lease(keys, until).key == "a"
 
@@ -207,7 +207,7 @@ def test_limits_are_learned_from_good_answers() -> None:
     end(lease(keys, 0.0), 0.0, Outcome.PROVIDER_ILL)
     waiting = wait(keys, 0.0)
     assert waiting.until == pytest.approx(1.2)
-    assert (waiting.reason, waiting.parked) == ("all keys out of quota", False)
+    assert waiting.reason == "all keys out of quota"
 
 
 def test_what_fits_no_key_now_waits_for_the_first_that_has_room() -> None:
@@ -247,17 +247,17 @@ def test_a_lease_settles_once() -> None:
 def test_a_refused_key_is_parked_with_its_reason_and_gets_one_call_per_look() -> None:
     keys = pool(key("a"))
     end(lease(keys, 0.0), 0.0, Outcome.KEY_DEAD, reason="answered 401 authentication_error")
-    assert wait(keys, 0.0) == KeyWait(math.inf, "all keys parked", True)
-    assert (keys.available(0.0), keys.usable_at(0.0)) == (0, math.inf)
+    assert wait(keys, 0.0) == KeyWait(math.inf, "all keys parked")
+    assert keys.available(0.0) == 0
     (status,) = keys.status(1.0)
     assert (status.state, status.reason) == (KeyState.PARKED, "answered 401 authentication_error")
     assert status.wait == PARK_LOOK - 1.0
 
     assert keys.available(PARK_LOOK) == 1
     look = lease(keys, PARK_LOOK)
-    assert wait(keys, PARK_LOOK + 1).parked
+    assert wait(keys, PARK_LOOK + 1).reason == "all keys parked"
     end(look, PARK_LOOK + 2, Outcome.KEY_DEAD)
-    assert wait(keys, 2 * PARK_LOOK).parked
+    assert wait(keys, 2 * PARK_LOOK).reason == "all keys parked"
     assert lease(keys, 2 * PARK_LOOK + 2).key == "a"
 
 
@@ -275,7 +275,7 @@ def test_a_look_that_proves_nothing_leaves_the_key_parked(outcome: Outcome) -> N
     keys = pool(key("a"))
     end(lease(keys, 0.0), 0.0, Outcome.KEY_DEAD)
     end(lease(keys, PARK_LOOK), PARK_LOOK, outcome)
-    assert wait(keys, 2 * PARK_LOOK - 1).parked
+    assert wait(keys, 2 * PARK_LOOK - 1).reason == "all keys parked"
 
 
 def test_what_began_before_a_parking_tells_nothing_about_the_time_after() -> None:
@@ -283,19 +283,11 @@ def test_what_began_before_a_parking_tells_nothing_about_the_time_after() -> Non
     answered, refused, first = (lease(keys, 0.0) for _ in range(3))
     end(first, 1.0, Outcome.KEY_DEAD)
     end(answered, 2.0, Outcome.ANSWERED)
-    assert wait(keys, 2.0).parked
-    keys.unpark("a")
+    assert wait(keys, 2.0).reason == "all keys parked"
+    repaired = pool(key("a"))
+    repaired.adopt(keys)
     end(refused, 3.0, Outcome.KEY_DEAD)
-    assert lease(keys, 3.0).key == "a"
-
-
-def test_unpark_knows_only_its_own_keys() -> None:
-    keys = pool(key("a"), key("b"))
-    for _ in range(2):
-        end(lease(keys, 0.0), 0.0, Outcome.KEY_DEAD)
-    keys.unpark("stranger")
-    keys.unpark("b")
-    assert [status.state for status in keys.status(0.0)] == [KeyState.PARKED, KeyState.USABLE]
+    assert lease(repaired, 3.0).key == "a"
 
 
 def test_the_wait_names_what_the_keys_wait_for() -> None:
@@ -307,7 +299,6 @@ def test_the_wait_names_what_the_keys_wait_for() -> None:
     assert wait(keys, 0.0).reason == "2 keys cooling, 1 key out of quota, 1 key parked"
     assert [status.state.value for status in keys.status(0.0)] == ["cooling", "cooling", "parked", "exhausted"]
     assert keys.available(0.0) == 0
-    assert keys.usable_at(0.0) == 60.0
 
 
 # Reloads
@@ -419,7 +410,7 @@ class Pools(RuleBasedStateMachine):
 
     def check_wait(self, given: KeyWait, output: int, excluded: set[str]) -> None:
         left = [one.id for one in KEYS if one.id not in excluded]
-        assert given.parked == (bool(left) and all(name in self.look_at for name in left))
+        assert (given.reason == "all keys parked") == (len(left) == len(KEYS) and self.look_at.keys() >= set(left))
         if given.until == math.inf:
             assert all(name in self.look_at for name in left)
             return
@@ -480,11 +471,6 @@ class Pools(RuleBasedStateMachine):
         ended.settle(self.now, outcome, Usage(output=9), 50.0, used_up(Window.OUTPUT, 70.0))
         assert self.pool.status(self.now) == before
 
-    @rule(name=NAMES)
-    def unpark(self, name: str) -> None:
-        self.pool.unpark(name)
-        self.look_at.pop(name, None)
-
     @invariant()
     def the_status_tells_what_is_under_way_and_who_rests(self) -> None:
         flying = Counter(running.lease.key for running in self.running)
@@ -499,7 +485,6 @@ class Pools(RuleBasedStateMachine):
     def what_is_available_can_be_had(self) -> None:
         certain = sum(self.may(one.id) for one in KEYS if one.id != "limited")
         assert certain <= self.pool.available(self.now) <= certain + self.may("limited")
-        assert (self.pool.usable_at(self.now) <= self.now) == (self.pool.available(self.now) > 0)
 
     @invariant()
     def no_span_of_time_sees_more_than_the_limit_and_its_refill(self) -> None:

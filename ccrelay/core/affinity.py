@@ -71,10 +71,6 @@ class Affinity:
         """
         self._stays.set(scope_digest(principal_digest, session), _Stay(Home(provider, key), now), now)
 
-    def forget(self, principal_digest: bytes, session: str) -> None:
-        """The session has no home any more, if it had one."""
-        self._stays.discard(scope_digest(principal_digest, session))
-
     def change_ttl(self, ttl: float, now: float) -> None:
         """A reload: sessions keep their homes, and their time counts by the new ``ttl`` from their last answer on."""
         if ttl == self._ttl:

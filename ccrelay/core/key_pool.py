@@ -5,7 +5,7 @@ Rules of this file:
   success, which may belong to an older attempt, shortens it.
 - A key that was refused (401, 403, no credit) is parked, and gets one call every PARK_LOOK seconds: a refusal ends
   without a word to us, when a bill is paid or a limit raised, and the outcome does not say which of them it was.
-  Success of such a call, a reload or ``unpark`` bring it back. What was dispatched before a key was parked tells
+  Success of such a call or a reload brings it back. What was dispatched before a key was parked tells
   nothing about the time after.
 - ``now`` is in seconds of one monotonic clock, the same for all pools that adopt from one another.
 """
@@ -86,12 +86,11 @@ class KeyWait:
     """No key can be had now.
 
     until: the earliest time at which one not excluded has room for the demand; inf if only parked ones are left, whose
-    next look promises nothing, or none at all. parked: all that are not excluded, at least one, are parked.
+    next look promises nothing, or none at all.
     """
 
     until: float
     reason: str
-    parked: bool
 
 
 class _Key:
@@ -311,18 +310,9 @@ class KeyPool:
         """How many keys a small call could get now; a parked one that is due for a look counts."""
         return sum(state.ready_at(now, _LEAST) <= now for state in self._states.values())
 
-    def usable_at(self, now: float) -> float:
-        """The earliest time at which a small call could get a key; inf if all are parked."""
-        return min((state.ready_at(now, _LEAST) for state in self._states.values()), default=math.inf)
-
     def status(self, now: float) -> tuple[KeyStatus, ...]:
         """Every key, in the order of the file."""
         return tuple(self._states[name].status(now, name) for name in self._keys)
-
-    def unpark(self, key: str) -> None:
-        """Take the key with this id as good again; nothing happens if it is not parked, or not known."""
-        if key in self._states:
-            self._states[key].unpark()
 
     def adopt(self, other: KeyPool) -> None:
         """Take over what ``other``, the pool before a reload, knows of keys that both have; call it before ``choose``.
@@ -345,7 +335,7 @@ class KeyPool:
 
     def _wait(self, now: float, left: Sequence[str], until: float) -> KeyWait:
         if not left:
-            return KeyWait(math.inf, "every key was tried" if self._keys else "no keys", False)
+            return KeyWait(math.inf, "every key was tried" if self._keys else "no keys")
         # A key that is usable for a small call waits for its limits too, if it is not for this one.
         states = [self._states[name].state(now) for name in left]
         counts = {
@@ -358,4 +348,4 @@ class KeyPool:
             for word, count in counts.items()
             if count
         ]
-        return KeyWait(until, ", ".join(parts), counts["parked"] == len(left))
+        return KeyWait(until, ", ".join(parts))

@@ -57,7 +57,6 @@ class AnthropicFormat:
     """An upstream that takes the Messages API as it is. Subclasses override attributes, and verbs only if they must.
 
     counts_tokens: it has ``/v1/messages/count_tokens``. family, inspects_body, max_body_bytes: see IProvider.
-    lacks: top-level body members that it ignores in silence; a call that depends on one is better served elsewhere.
     refuses: top-level body members that are never sent to it; only where ``inspects_body``.
     table: its name in ``core.pairs`` and ``core.catalogue``, None where Anthropic's names and betas are its own.
     verdicts: what its own error codes mean, where that is not what the status says.
@@ -69,7 +68,6 @@ class AnthropicFormat:
     family: ClassVar[str] = "claude"
     inspects_body: bool = False
     max_body_bytes: ClassVar[int | None] = None
-    lacks: ClassVar[frozenset[str]] = frozenset()
     refuses: ClassVar[frozenset[str]] = frozenset()
     table: ClassVar[str | None] = None
     verdicts: ClassVar[Mapping[str, Verdict]] = MappingProxyType({})

@@ -14,4 +14,3 @@ class OllamaProvider(AnthropicFormat):
     family = "ollama"
     needs_key = False
     counts_tokens = False
-    lacks = frozenset({"tool_choice"})
