@@ -25,7 +25,7 @@ ADDRESSES = {
 }
 AWS = AwsSettings("us-east-1", None, None, None, None, None, "invoke")
 GCP = GcpSettings("my-project", "us-east5", None, None)
-AZURE = AzureSettings("res", None, None, None, None, None, managed_identity=False)
+AZURE = AzureSettings(None, None, None, None, None, managed_identity=False)
 
 
 def key_settings(text: str) -> KeySettings:

@@ -1,65 +1,34 @@
-"""The walk over candidates: bounds, and who is left after each outcome."""
+"""The order in which keys and providers stand before anything is known of them."""
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from dataclasses import replace
 
-from ccrelay.core.attempts import AttemptLoop, Candidate
-from ccrelay.core.outcomes import Outcome
+from ccrelay.core.attempts import key_order, priority_order
+from ccrelay.core.settings import PoolingSettings
+from tests.provider_settings import key_settings, provider_settings
 
-
-def candidates(*names: str) -> list[Candidate[str]]:
-    return [Candidate(name[0], name) for name in names]
-
-
-def walk(loop: AttemptLoop[str], *outcomes: Outcome) -> list[str]:
-    seen = []
-    for outcome in outcomes:
-        candidate = loop.next(0.0)
-        if candidate is None:
-            break
-        seen.append(candidate.target)
-        loop.failed(outcome, 0.0)
-    return seen
-
-
-def test_an_ill_provider_is_left_with_all_its_keys() -> None:
-    loop = AttemptLoop(candidates("a1", "a2", "b1"), most=9, window=5)
-    assert walk(loop, Outcome.PROVIDER_ILL, Outcome.PROVIDER_ILL, Outcome.PROVIDER_ILL) == ["a1", "b1"]
-
-
-@pytest.mark.parametrize("outcome", [Outcome.KEY_TIRED, Outcome.KEY_DEAD])
-def test_another_key_of_the_same_provider_follows_a_key_that_cannot(outcome: Outcome) -> None:
-    loop = AttemptLoop(candidates("a1", "a2", "b1"), most=9, window=5)
-    assert walk(loop, outcome, outcome, outcome, outcome) == ["a1", "a2", "b1"]
-
-
-def test_the_callers_own_fault_ends_the_walk() -> None:
-    loop = AttemptLoop(candidates("a1", "a2", "b1"), most=9, window=5)
-    assert walk(loop, Outcome.CALLERS_FAULT, Outcome.ANSWERED) == ["a1"]
-
-
-def test_no_attempt_begins_after_the_window_that_the_first_failure_opens() -> None:
-    loop = AttemptLoop(candidates("a1", "b1", "c1"), most=9, window=5)
-    assert loop.next(100.0) is not None
-    loop.failed(Outcome.PROVIDER_ILL, 200.0)
-    assert loop.next(205.0) is not None
-    loop.failed(Outcome.PROVIDER_ILL, 205.1)
-    assert loop.next(205.2) is None
-
-
-@given(
-    st.lists(st.sampled_from(["a1", "a2", "b1", "b2", "c1"]), unique=True),
-    st.integers(1, 6),
-    st.lists(st.sampled_from([o for o in Outcome if o is not Outcome.ANSWERED]), min_size=8, max_size=8),
+KEYS = tuple(
+    replace(key_settings(text), priority=priority) for text, priority in (("low", 0), ("high", 2), ("late", 2))
 )
-def test_never_more_than_the_bound_never_twice_and_always_in_order(
-    names: list[str], most: int, outcomes: list[Outcome]
-) -> None:
-    loop = AttemptLoop(candidates(*names), most=most, window=5)
-    seen = walk(loop, *outcomes)
-    assert len(seen) == loop.begun <= most
-    assert seen == [name for name in names if name in seen]
-    assert bool(names) == bool(seen)
+
+
+def told(*, pooled: bool) -> list[str]:
+    settings = provider_settings("anthropic")
+    pooling = PoolingSettings(enabled=pooled, strategy="least_loaded")
+    keys = key_order(replace(settings, keys=KEYS, pooling=pooling))
+    return [key.secret.reveal() for key in keys if key.secret is not None]
+
+
+def test_keys_stand_by_priority_and_among_equals_as_in_the_file() -> None:
+    assert told(pooled=True) == ["high", "late", "low"]
+
+
+def test_without_pooling_only_the_key_that_the_file_names_first_is_there_whatever_its_priority() -> None:
+    assert told(pooled=False) == ["low"]
+
+
+def test_providers_stand_by_priority_and_among_equals_as_in_the_file() -> None:
+    named = {"low": 0, "high": 2, "late": 2}
+    providers = [provider_settings("anthropic", name=name, priority=priority) for name, priority in named.items()]
+    assert [provider.name for provider in priority_order(providers)] == ["high", "late", "low"]

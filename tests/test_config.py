@@ -292,7 +292,7 @@ def test_only_the_settings_of_its_own_cloud_are_set() -> None:
     assert bearer.aws == AwsSettings("eu-west-1", None, None, None, None, Secret("b"), "invoke")
     assert profile.aws == AwsSettings("eu-west-1", None, None, None, "f", None, "invoke")
     assert vertex.gcp == GcpSettings("example.com:p", "eu", "us-east5", "/f.json")
-    assert azure.azure == AzureSettings(None, "2024-06-01", "d", "t", "c", Secret("s"), managed_identity=False)
+    assert azure.azure == AzureSettings("2024-06-01", "d", "t", "c", Secret("s"), managed_identity=False)
     assert (bedrock.gcp, bedrock.azure, vertex.aws, vertex.azure, azure.aws, azure.gcp) == (None,) * 6
 
 

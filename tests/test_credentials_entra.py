@@ -28,12 +28,12 @@ BAD_SECRET = {
 
 
 def application(login: str, environ: dict[str, str] | None = None, proxy: str | None = None) -> Fetch:
-    settings = AzureSettings("r", None, None, "the-tenant", "the-app", Secret("s3&cr=t"), managed_identity=False)
+    settings = AzureSettings(None, None, "the-tenant", "the-app", Secret("s3&cr=t"), managed_identity=False)
     return client_secret_fetch(settings, {"AZURE_AUTHORITY_HOST": login, **(environ or {})}, lambda: NOW, proxy=proxy)
 
 
 def machine(imds: str, environ: dict[str, str] | None = None, client_id: str | None = None) -> Fetch:
-    settings = AzureSettings("r", None, None, None, client_id, None, managed_identity=True)
+    settings = AzureSettings(None, None, None, client_id, None, managed_identity=True)
     return managed_identity_fetch(settings, environ or {}, lambda: NOW, imds=imds)
 
 
@@ -80,7 +80,7 @@ def authority(monkeypatch: pytest.MonkeyPatch, text: str | None) -> str:
         return 200, dict(TOKEN)
 
     monkeypatch.setattr(entra, "fetch_json", fetch_json)
-    settings = AzureSettings("r", None, None, "the-tenant", "the-app", Secret("s"), managed_identity=False)
+    settings = AzureSettings(None, None, "the-tenant", "the-app", Secret("s"), managed_identity=False)
     environ = {} if text is None else {"AZURE_AUTHORITY_HOST": text}
     get(client_secret_fetch(settings, environ, lambda: NOW))
     [url] = asked

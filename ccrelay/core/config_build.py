@@ -139,7 +139,6 @@ def _gcp(tree: Tree) -> GcpSettings:
 
 def _azure(tree: Tree) -> AzureSettings:
     return AzureSettings(
-        resource_name=tree.get("azure_resource_name"),
         api_version=tree.get("azure_api_version"),
         deployment_id=tree.get("azure_deployment_id"),
         tenant_id=tree.get("azure_tenant_id"),

@@ -115,7 +115,6 @@ class GcpSettings:
 class AzureSettings:
     """An Azure AI Foundry resource. ``api_version`` is sent only if it was set. Entra ID fields replace a key."""
 
-    resource_name: str | None
     api_version: str | None
     deployment_id: str | None
     tenant_id: str | None
