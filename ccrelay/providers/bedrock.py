@@ -26,7 +26,6 @@ from ccrelay.core.model import (
     UpstreamRequest,
 )
 from ccrelay.core.outcomes import Outcome, UpstreamError
-from ccrelay.core.pairs import PairTable, complaint_pairs, pairs_for
 from ccrelay.core.settings import AwsSettings, ProviderSettings
 from ccrelay.errors import ClientError
 from ccrelay.interfaces import IStreamDecoder
@@ -84,7 +83,7 @@ class BedrockProvider(AnthropicFormat):
         else:
             model, operation, accept = plan.model, "invoke", _JSON
         url = self._base + f"/model/{self._quoted(model)}/{operation}".encode("ascii")
-        edits, left_out = body_edits(call, plan, self._pairs(plan.model))
+        edits, left_out = body_edits(call, plan, self.pairs(plan.model))
         # A closed list, unlike elsewhere: AWS knows none of a client's headers, and its version and betas are in the
         # body, where they are filtered: a beta that stood in the header too would come in behind the filter's back.
         lines = ((b"content-type", _JSON), (b"accept", accept), *_options(call.headers))
@@ -131,16 +130,12 @@ class BedrockProvider(AnthropicFormat):
         reason = f"{failure.reason}: {fault.hint}" if fault.hint else failure.reason
         return replace(failure, reason=reason, remedy=self._remedy(fault))
 
-    def _pairs(self, model: str) -> PairTable:
-        return pairs_for(self.table, model, self.settings.beta_overrides)
-
     def _remedy(self, fault: Fault) -> Remedy | None:
         if fault.status == 401:
             return Remedy(renew=True)
         if fault.remedy is not None or fault.status != 400:
             return fault.remedy
-        refused = complaint_pairs(self._pairs(""), fault.complaint.message)  # of the pairs that any model takes
-        return Remedy(drop=refused) if refused else None
+        return self.remedy(replace(fault.complaint, status=fault.status))
 
     def _quoted(self, model: str) -> str:
         """The name as one segment of a path, as botocore writes it: an ARN has colons and slashes."""
