@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from ccrelay.core.answers import error_answer
 from ccrelay.core.attempt_record import AttemptRecord
 from ccrelay.core.contenders import Pick
+from ccrelay.core.excerpt import Excerpts
 from ccrelay.core.failures import Failure
 from ccrelay.core.members import Member
 from ccrelay.core.model import AttemptPlan, Call, CallKind, Credential, Headers, Usage
@@ -49,6 +50,7 @@ class Tools:
 
     upstreams: by the contender's name. epoch(): the wall clock. in_thread: as in ``upstream.attempt.Attempt``.
     observe_attempt(record): called once per attempt, when it has committed or failed. told: what the log has had.
+    excerpts: of bodies and headers, for the log; None: nobody asked for any.
     """
 
     clock: IReactorTime
@@ -58,6 +60,7 @@ class Tools:
     in_thread: Callable[..., Deferred[Any]]
     observe_attempt: Callable[[AttemptRecord], None]
     told: ToldOnce
+    excerpts: Excerpts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +224,8 @@ class Asking:
             known = head is not None and self._call.kind is CallKind.MESSAGES
             story.limits = limits_of(head.headers, tools.epoch()) if known and head is not None else None
             self._left_out = attempt.left_out
+            if head is not None and tools.excerpts is not None:
+                tools.excerpts.answered(self._call, story.attempts, provider.name, head, credential)
             self._tell_once(provider.name, story.limits, attempt.left_out)
         return result
 

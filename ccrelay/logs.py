@@ -14,9 +14,12 @@ from zope.interface import implementer
 
 from ccrelay.core.access import AccessRecord, as_json, as_text
 from ccrelay.core.attempt_record import AttemptRecord
+from ccrelay.core.excerpt import BodyRecord, HeadersRecord
 from ccrelay.core.settings import LoggingSettings
 
 _LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warn": LogLevel.warn, "error": LogLevel.error}
+
+_RECORDS = (AccessRecord, AttemptRecord, BodyRecord, HeadersRecord)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -26,7 +29,7 @@ MESSAGE_LENGTH = 8192
 
 @implementer(ILogObserver)
 class LineObserver:
-    """Writes each event of ``level`` or above as one line; an event's ``record``, of a call or an attempt, as its line.
+    """Writes each event of ``level`` or above as one line; an event's ``record`` as its line.
 
     stream: text, line by line flushed. layout: ``json``, ``text`` or ``console`` (text without the date).
     """
@@ -72,7 +75,7 @@ class LineObserver:
         if level < self._level:
             return
         record = event.get("record")
-        if isinstance(record, (AccessRecord, AttemptRecord)):
+        if isinstance(record, _RECORDS):
             line = as_json(record) if self._layout == "json" else as_text(record)
         else:
             line = self._line(event, level)

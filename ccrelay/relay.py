@@ -104,9 +104,13 @@ class Relay:
                 deadline.cancel()
             self._live.end(story)
             self._settle(story)
+            if excerpt is not None:
+                excerpt()
             call.body.release()
             self._observe(story.record(call, client.bytes_out, self._clock.seconds(), self._tools.epoch()))
 
+        excerpts = self._tools.excerpts
+        excerpt = excerpts.follow(call) if excerpts is not None else None
         deadline = self._clock.callLater(self._timeout, too_late)
         unwatch = call.body.watch(body_changed)  # before any attempt's reader: what is wrong must not go upstream
         serving = Deferred.fromCoroutine(self._serve(call, sink, story, unwanted))

@@ -20,6 +20,7 @@ from ccrelay.core.attempts import key_order, priority_order
 from ccrelay.core.breaker import Breaker, BreakerState
 from ccrelay.core.catalogue import catalogue
 from ccrelay.core.contenders import Contender
+from ccrelay.core.excerpt import excerpts_of
 from ccrelay.core.key_pool import KeyPool, PoolKey
 from ccrelay.core.listing import union
 from ccrelay.core.model import ApiKey
@@ -48,15 +49,19 @@ from ccrelay.web.surface import ProviderEntry, Surface
 
 _access_log = Logger(namespace="ccrelay.access")
 _attempt_log = Logger(namespace="ccrelay.attempt")
+_excerpt_log = Logger(namespace="ccrelay.excerpt")
 
 
-def not_served(settings: Settings) -> tuple[Problem, ...]:
-    """What a valid configuration asks for that this version does without; each is told once, at the start."""
+def cautions(settings: Settings) -> tuple[Problem, ...]:
+    """What an operator should know of a valid configuration; each is told once, when it is read."""
     found = []
     if settings.server.workers > 1:
         found.append(Problem("server.workers", None, "this version serves with one process"))
-    if settings.logging.log_request_body or settings.logging.log_response_headers:
-        found.append(Problem("logging.debug_options", None, "this version logs neither bodies nor headers"))
+    if settings.logging.log_request_body:
+        message = "what users write, their prompts and files, is written to the log; only what looks like a credential is hidden"
+        if settings.logging.level in ("warn", "error"):
+            message = f"bodies are written at level info, which logging.level: {settings.logging.level} leaves out"
+        found.append(Problem("logging.debug_options.log_request_body", None, message))
     return tuple(found)
 
 
@@ -103,6 +108,7 @@ class Runtime:
             in_thread=deferToThread,
             observe_attempt=self._attempt_ended,
             told=ToldOnce(),
+            excerpts=excerpts_of(settings, time.time, lambda record: _excerpt_log.info("{record}", record=record)),
         )
         self.relay = Relay(tools, settings.server.timeout, observe=self._call_ended, live=self.tally.live)
         self._prober: Prober | None = None

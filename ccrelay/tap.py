@@ -25,7 +25,7 @@ from ccrelay.listeners import Listeners, inherit
 from ccrelay.logs import LineObserver
 from ccrelay.notify import Notifier
 from ccrelay.reloading import Changed, Source, look
-from ccrelay.runtime import Runtime, not_served
+from ccrelay.runtime import Runtime, cautions
 from ccrelay.service import RelayService
 from ccrelay.web.tls import UnusableTlsFile, tls_factory
 
@@ -127,7 +127,7 @@ def read_configuration(path: str) -> Changed:
         environ=os.environ,
         read_file=_read,
     )
-    return Changed(loaded.settings, (*loaded.warnings, *not_served(loaded.settings)))
+    return Changed(loaded.settings, (*loaded.warnings, *cautions(loaded.settings)))
 
 
 def _read(path: str) -> str:

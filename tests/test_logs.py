@@ -283,7 +283,9 @@ server:
   listen: 127.0.0.1:1
   auth: {{api_key: {KEYS["door"]}, allow_bearer: true, bearer_secret: {KEYS["bearer"]}, allow_subscription: true}}
 routing: {{debug: true, failover_timeout: 60000, max_attempts: 9}}
-logging: {{level: debug}}
+logging:
+  level: debug
+  debug_options: {{log_request_body: true, log_response_headers: true, max_body_log_size: 9999}}
 providers:
   - {{name: north, type: anthropic, base_url: "http://north.test", priority: 2,
       keys: [{{key: {KEYS["first"]}}}, {{key: {KEYS["second"]}}}]}}
@@ -408,6 +410,33 @@ def test_no_planted_secret_is_shown_by_any_line_answer_or_repr() -> None:
     assert KEYS["bearer"].encode() not in canary.sent_upstream
     assert all("key_dead" in stream.getvalue() for stream in canary.streams.values())
     assert [secret for secret in SECRETS if secret in shown] == []
+
+
+def test_no_planted_secret_is_logged_with_the_bodies_and_headers_that_were_asked_for() -> None:
+    known = [KEYS[name] for name in KEYS if name not in ("entra", "proxy")] + [OWN]  # of a disabled one nothing is read
+    prompt = {
+        "model": "claude-x",
+        "messages": [{"role": "user", "content": f"spoken {' '.join(known)}, posted {ENVIRON['HTTPS_PROXY']}"}],
+        "metadata": {"azure_client_secret": KEYS["entra"]},
+    }
+
+    def everything(request: bytes) -> bytes:
+        cookie = b"Set-Cookie: session=" + WRONG.encode()
+        return http_answer(b"200 OK", b'{"type":"message"}', cookie, b"X-Echo: " + " ".join(known).encode())
+
+    with Canary() as canary:
+        canary.send(post(json.dumps(prompt).encode(), KEY))
+        canary.upstream_says(everything)
+        logged = {layout: stream.getvalue() for layout, stream in canary.streams.items()}
+
+    assert canary.clients[0].reply.status == 200
+    for text in logged.values():
+        assert "spoken" in text and "session" not in text and "x-echo" in text
+        assert [secret for secret in SECRETS if secret in text] == []
+    lines = [json.loads(line) for line in logged["json"].splitlines()]
+    ids = {line["request_id"] for line in lines if "request_id" in line}
+    told = [name for line in lines for name in ("request_body", "response_headers") if name in line]
+    assert (len(ids), told) == (1, ["request_body", "response_headers"])
 
 
 def test_no_planted_secret_is_in_the_traceback_of_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:

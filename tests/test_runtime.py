@@ -12,7 +12,7 @@ from twisted.logger import globalLogPublisher
 from ccrelay.core.access import AccessRecord
 from ccrelay.core.affinity import Home
 from ccrelay.errors import ConfigError
-from ccrelay.runtime import Runtime, not_served
+from ccrelay.runtime import Runtime, cautions
 
 from .config_loading import load_text, settings_of
 from .upstream_rig import NamedReactor
@@ -135,22 +135,23 @@ def test_models_are_listed_with_the_catalogues_names_and_mappings() -> None:
     assert {entry.provider for entry in listed.values()} == {"zai"}
 
 
-# -- what this version leaves out
+# -- what is told of a configuration
 
 
 @pytest.mark.parametrize(
     ("rest", "path"),
     [
         ("server: {listen: '127.0.0.1:1', workers: 2}", "server.workers"),
-        ("logging: {debug_options: {log_request_body: true}}", "logging.debug_options"),
+        ("logging: {debug_options: {log_request_body: true}}", "logging.debug_options.log_request_body"),
+        ("logging: {level: warn, debug_options: {log_request_body: true}}", "logging.debug_options.log_request_body"),
     ],
 )
-def test_what_has_no_effect_is_told(rest: str, path: str) -> None:
-    assert [warning.path for warning in not_served(settings_of(of(ANTHROPIC, rest=rest)))] == [path]
+def test_what_has_no_effect_or_gives_away_what_users_write_is_told(rest: str, path: str) -> None:
+    assert [warning.path for warning in cautions(settings_of(of(ANTHROPIC, rest=rest)))] == [path]
 
 
-def test_what_is_served_needs_no_warning() -> None:
-    assert not_served(settings_of(of(ANTHROPIC, SIMULATOR))) == ()
+def test_what_is_usual_needs_no_warning() -> None:
+    assert cautions(settings_of(of(ANTHROPIC, SIMULATOR))) == ()
 
 
 def test_http_2_is_refused() -> None:

@@ -29,7 +29,7 @@ MAX_TEXT = 200
 
 MAX_LINE = 20 * 1024
 """Bytes no line reaches: every text at its limit, in characters that take 12 bytes escaped, makes 18 KiB. Less than
-half of what journald takes before it splits a line."""
+half of what journald takes before it splits a line. Only an excerpt may be longer, as long as it was asked for."""
 
 _LAST_SECOND = 253402300799  # of the year 9999, where datetime ends
 _BARE = re.compile(r"[A-Za-z0-9_.:/@+-]+", re.ASCII)
