@@ -51,7 +51,7 @@ def test_a_configuration_without_an_admin_listener_is_told(tmp_path: Path, capsy
 
     assert main(["top", "--config", str(tmp_path / "relay.yaml")]) == 1
 
-    assert "no admin.listen" in capsys.readouterr().err
+    assert f"{tmp_path / 'relay.yaml'}: has no admin.listen" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,12 @@ def _connection(address: str) -> http.client.HTTPConnection:
 
 
 def _configured(named: str | None) -> str:
-    from ccrelay.cli.configuration import settings_of
+    from ccrelay.cli.configuration import configuration_path, settings_of
 
     listening = settings_of(named).admin_listen
     if not listening:
-        raise Refusal("the configuration has no admin.listen; set it, such as 127.0.0.1:8788, or give --url")
+        path = configuration_path(named)
+        raise Refusal(f"{path}: has no admin.listen; set it, such as 127.0.0.1:8788, or give --url")
     return address_of(listening[0])
 
 
