@@ -250,3 +250,10 @@ def test_a_faulty_request_says_nothing_of_a_provider() -> None:
         client = scene.call(length=500, arrived=say("hi")[:-1])
         client.break_upload(ClientError(408, "invalid_request_error", "The request body stopped arriving"))
         assert breaker_of(scene) == (BreakerState.CLOSED, 4)
+
+
+def test_a_relay_that_has_no_descriptor_left_says_so_and_blames_nobody() -> None:
+    with Scene(upstream("north", fails(net.ConnectBindError(24, "Too many open files"))), upstream("south")) as scene:
+        client = ask(scene)
+    assert (client.status, client.header(b"retry-after")) == (503, b"1")
+    assert scene.contenders["north"].breaker.failures == 0

@@ -53,7 +53,6 @@ SAMPLES: dict[str, tuple[BaseException, str]] = {
     "unframed": (PotentialDataLoss(), "the answer was cut short"),
     "given up": (CancelledError(), "given up"),
     "proxy": (ProxyRefused("the proxy answered 407 to CONNECT"), "the proxy answered 407 to CONNECT"),
-    "descriptors": (OSError(24, "Too many open files"), "network error: Too many open files"),
     "no words": (OSError(), "network error: OSError"),
 }
 
@@ -125,3 +124,12 @@ def test_a_response_that_failed_for_no_reason_is_a_bug() -> None:
 def test_openssls_words_are_bounded() -> None:
     assert len(upstream_error(Failure(untrusted("x" * 10_000))).reason) < 300
     assert len(upstream_error(Failure(broken("X" * 10_000))).reason) < 300
+
+
+@pytest.mark.parametrize(
+    "cause", [net.ConnectBindError(24, "Too many open files"), OSError(23, "Too many in the system")]
+)
+def test_a_relay_without_descriptors_blames_no_provider(cause: Exception) -> None:
+    with pytest.raises(ClientError) as raised:
+        upstream_error(Failure(cause))
+    assert (raised.value.status, raised.value.retry_after) == (503, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 
 from twisted.internet import error
@@ -12,7 +13,7 @@ from twisted.web.http import PotentialDataLoss
 
 from ccrelay.core.http1 import HttpViolation
 from ccrelay.core.outcomes import Outcome, UpstreamError
-from ccrelay.errors import RelayError
+from ccrelay.errors import ClientError, RelayError
 from ccrelay.upstream.connect_proxy import ProxyRefused
 from ccrelay.upstream.connection import NoAnswer
 
@@ -34,12 +35,20 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
 
 _OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH of OpenSSL
 
+_OUR_OWN = (errno.EMFILE, errno.ENFILE)
+
 
 def upstream_error(failure: Failure) -> UpstreamError:
-    """The UpstreamError that a failed request or body means; what it cannot name is re-raised, for it is a bug."""
+    """The UpstreamError that a failed request or body means; what it cannot name is re-raised, for it is a bug.
+
+    Raises ClientError where it is this process that cannot connect to anybody: no provider is to blame for that.
+    """
     cause, answered = _cause(failure)
     if isinstance(cause, UpstreamError):
         return cause
+    if getattr(cause, "osError", getattr(cause, "errno", None)) in _OUR_OWN:
+        message = "cc-relay has no file descriptor left for another connection"
+        raise ClientError(503, "overloaded_error", message, retry_after=1)
     if isinstance(cause, ProxyRefused):
         return UpstreamError(Outcome.PROVIDER_ILL, str(cause))
     for kind, reason in _REASONS:
