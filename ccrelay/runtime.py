@@ -193,12 +193,8 @@ class Runtime:
         before = {_identity(contender): contender for contender in previous.contenders}
         for contender in self.contenders:
             old = before.get(_identity(contender))
-            if old is None:
-                continue
-            contender.breaker = old.breaker
-            contender.breaker.settings = self.settings.health
-            if contender.pool is not None and old.pool is not None:
-                contender.pool.adopt(old.pool)
+            if old is not None:
+                contender.adopt(old, self.settings.health)
 
     # -- state
 

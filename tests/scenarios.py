@@ -318,7 +318,7 @@ class Scene:
         assert not self._scripted or not timers, timers
         assert not self.open, self.open
         for name, contender in self.contenders.items():
-            assert contender.in_flight == 0, name
+            assert contender.load.attempts == 0, name
             leased = contender.pool.status(self.clock.seconds()) if contender.pool is not None else ()
             assert [key for key in leased if key.in_flight] == [], name
         assert sorted(record.request_id for record in self.records) == sorted(self.clients)

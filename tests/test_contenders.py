@@ -43,13 +43,22 @@ def state_of(pick: Pick) -> KeyState:
 )
 def test_an_end_is_told_to_the_circuit_and_to_the_key_once(outcome: Outcome, failures: int, state: KeyState) -> None:
     pick = pick_of()
-    assert pick.contender.in_flight == 1
+    assert pick.contender.load.attempts == 1
     pick.settle(0.0, outcome)
     pick.settle(0.0, Outcome.PROVIDER_ILL)
     pick.release(0.0, Usage())
-    assert pick.contender.in_flight == 0
+    assert pick.contender.load.attempts == 0
     assert pick.contender.breaker.failures == failures
     assert state_of(pick) is state
+
+
+def test_attempts_that_began_before_a_reload_are_under_way_after_it_and_end_for_both() -> None:
+    pick = pick_of()
+    before, after = pick.contender, contender("north")
+    after.adopt(before, before.breaker.settings)
+    assert after.load.attempts == 1
+    pick.settle(0.0, Outcome.PROVIDER_ILL)
+    assert (after.load.attempts, before.load.attempts, after.breaker.failures) == (0, 0, 1)
 
 
 def test_a_released_pick_blames_nobody_and_praises_nobody() -> None:
@@ -59,7 +68,7 @@ def test_a_released_pick_blames_nobody_and_praises_nobody() -> None:
     pick.release(0.0, Usage(input=1))
     assert (breaker.failures, breaker.state(0.0)) == (1, BreakerState.CLOSED)
     assert state_of(pick) is KeyState.USABLE
-    assert pick.contender.in_flight == 0
+    assert pick.contender.load.attempts == 0
 
 
 def test_a_clients_own_credential_needs_no_pool() -> None:
@@ -67,4 +76,4 @@ def test_a_clients_own_credential_needs_no_pool() -> None:
     assert pick.key is None
     assert pick.contender.keys == 0
     pick.settle(0.0, Outcome.KEY_DEAD)
-    assert pick.contender.in_flight == 0
+    assert pick.contender.load.attempts == 0

@@ -92,7 +92,7 @@ def test_whatever_attempts_come_to_a_call_stays_within_its_bounds(
         assert chosen.breaker.admits(now)
         pick = route.take(chosen, now)
         assert pick is not None, "in the same turn nobody can have taken it away"
-        assert chosen.in_flight == 1
+        assert chosen.load.attempts == 1
         asked.append((chosen.name, pick.key))
         attempts += 1
         now += seconds
@@ -106,7 +106,7 @@ def test_whatever_attempts_come_to_a_call_stays_within_its_bounds(
         last = outcome
     assert attempts == route.begun <= most
     assert len(set(asked)) == len(asked), "a key is asked once"
-    assert [c.in_flight for c in found] == [0] * len(found)
+    assert [c.load.attempts for c in found] == [0] * len(found)
     names = {c.name for c in found}
     assert {drop.provider for drop in route.drops} <= names
     if route.stopped is None and NEXT[last] is not Next.NOBODY:

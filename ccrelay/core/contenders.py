@@ -10,6 +10,14 @@ from ccrelay.core.key_pool import KeyLease, KeyPool
 from ccrelay.core.model import Call, Usage
 from ccrelay.core.outcomes import Outcome
 from ccrelay.core.rate_headers import LearnedLimits
+from ccrelay.core.settings import HealthSettings
+
+
+@dataclass(slots=True)
+class Load:
+    """What is under way at a provider, whichever configuration it began with."""
+
+    attempts: int = 0
 
 
 @dataclass(slots=True)
@@ -17,13 +25,13 @@ class Contender:
     """A configured provider and its living state.
 
     provider: the IProvider. pool: its keys, or the one nameless key of a provider that needs none; None where only a
-    client's own credential can open it. in_flight: attempts under way.
+    client's own credential can open it.
     """
 
     provider: Any
     breaker: Breaker
     pool: KeyPool | None
-    in_flight: int = 0
+    load: Load = field(default_factory=Load)
 
     @property
     def name(self) -> str:
@@ -34,6 +42,17 @@ class Contender:
     def keys(self) -> int:
         """How many pooled keys it has."""
         return self.pool.size if self.pool is not None else 0
+
+    def adopt(self, other: Contender, health: HealthSettings) -> None:
+        """Take over what is known of the same provider before a reload, and go on by ``health``.
+
+        The knowledge is shared from then on: attempts that began with ``other`` end for both.
+        """
+        self.load = other.load
+        self.breaker = other.breaker
+        self.breaker.settings = health
+        if self.pool is not None and other.pool is not None:
+            self.pool.adopt(other.pool)
 
     def takes_own(self, call: Call) -> bool:
         """Whether ``call`` goes there with its client's own credential, and with no other."""
@@ -79,7 +98,7 @@ class Pick:
         if self._settled:
             return
         self._settled = True
-        self.contender.in_flight -= 1
+        self.contender.load.attempts -= 1
         self._permit.settle(breaker_verdict(outcome), now)
         if self._lease is not None:
             self._lease.settle(now, outcome, usage, retry_after, learned, reason)

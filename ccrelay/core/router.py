@@ -216,7 +216,7 @@ class Route:
         else:
             self._memory.budget.call(now)
         self.begun += 1
-        contender.in_flight += 1
+        contender.load.attempts += 1
         return Pick(contender, key, contender.breaker.begin(now), lease)
 
     def repeat(self, now: float) -> bool:
@@ -322,7 +322,7 @@ class Route:
             yield names.pop(self.home.provider)
         without_turns = strategy in _WITHOUT_TURNS
         standing = [
-            Standing(c.name, c.provider.settings.priority, c.provider.settings.weight, c.in_flight)
+            Standing(c.name, c.provider.settings.priority, c.provider.settings.weight, c.load.attempts)
             for c in names.values()
             if without_turns or self._keep(c, self._not_now(c, self._now))
         ]

@@ -226,7 +226,7 @@ def _provider(
             since=_rounded(now - breaker.since if breaker.since is not None else None),
             until=_rounded(until - now if until is not None else None),
         ),
-        in_flight=contender.in_flight,
+        in_flight=contender.load.attempts,
         streams=streams,
         connections=Connections(connections[0] - connections[1], connections[1]) if connections else None,
         keys=tuple(_key(name, key, tally) for _, key in key_statuses([contender], now)),
