@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
@@ -60,7 +64,7 @@ def test_everything_that_stops_it_waits_longer_than_it_drains(conffile: str) -> 
 
     assert drain > load_text((ROOT / "etc/cc-relay.yaml").read_text("utf-8")).settings.server.drain_timeout
     assert int(found(r"^TimeoutStopSec=(\d+)$", UNIT)) > drain
-    assert int(found(r"^STOP_SCHEDULE=TERM/(\d+)/KILL/\d+$", INIT)) > drain
+    assert int(found(r"^STOP_SECONDS=(\d+)$", INIT)) > drain
     assert int(compose["services"]["relay"]["stop_grace_period"].removesuffix("s")) > contained
 
 
@@ -86,6 +90,32 @@ def test_systemd_finds_no_fault_in_the_units(name: str, tmp_path: Path) -> None:
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_units_stop_waits_for_a_process_that_ends_its_calls_since_an_upgrade(tmp_path: Path) -> None:
+    invocation = uuid.uuid4().hex
+    environment = {**os.environ, "INVOCATION_ID": invocation}
+    ended = tmp_path / "ended"
+    # The process before goes on for a while after the one in charge, which holds the other end of its input, has gone.
+    for_before, for_main = os.pipe()
+    before = subprocess.Popen(
+        ["sh", "-c", 'read nothing; sleep 0.5; echo by itself >"$0"', str(ended)], stdin=for_before, env=environment
+    )
+    main = subprocess.Popen(["sleep", "600"], pass_fds=[for_main], env=environment)
+    os.close(for_before)
+    os.close(for_main)
+    line = found(r"^ExecStop=-(.*)$", UNIT.replace("\\\n", " "))
+    given = {"${MAINPID}": str(main.pid), "${INVOCATION_ID}": invocation}
+
+    try:
+        subprocess.run([given.get(word, word) for word in shlex.split(line)], env=environment, check=True, timeout=60)
+
+        assert ended.read_text() == "by itself\n"
+    finally:
+        main.kill()
+        before.kill()
+        codes = main.wait(), before.wait()
+    assert codes == (-signal.SIGTERM, 0)
 
 
 def test_every_credential_of_the_unit_is_optional_and_documented() -> None:
