@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The Debian package from its build to its purge, on this machine: built twice alike, checked by lintian, installed,
-# started by the init script, called, reloaded, rotated, handed over, drained, run under the unit's restrictions, removed,
-# purged. Exits 0 only if all of it went as it should.
+# started by the init script, called, reloaded, rotated, upgraded under 50 streams, drained, run under the unit's
+# restrictions, removed, purged. Exits 0 only if all of it went as it should.
 #
 #   tools/test-package.sh [--on-this-machine]
 #
@@ -24,6 +24,10 @@ if dpkg-query --show --showformat='${db:Status-Abbrev}' cc-relay 2>/dev/null | g
     echo "error: cc-relay is installed here, or its configuration is left: purge it first" >&2
     exit 1
 fi
+if [[ -e /var/lib/cc-relay ]] || getent passwd _cc-relay >/dev/null; then
+    echo "error: _cc-relay or its home is left of an installation: somebody may need it" >&2
+    exit 1
+fi
 
 # Not below /tmp: the unit has a /tmp of its own.
 WORK=$(mktemp -d -p /run cc-relay-test.XXXXXX)
@@ -41,12 +45,15 @@ finish() {
         echo "== failed; the last of what the daemon wrote:" >&2
         tail -n 30 /var/log/cc-relay/* "$WORK"/*.log >&2 2>/dev/null
     fi
+    # A drain may take its time in earnest, but not here. There was no such user before this test.
+    for pid in $(daemons); do
+        kill -KILL "$pid"
+    done
     if dpkg-query --show cc-relay >/dev/null 2>&1; then
-        # A drain may take its time in earnest, but not here.
-        start-stop-daemon --stop --quiet --oknodo --pidfile /run/cc-relay/cc-relay.pid --user _cc-relay \
-            --retry TERM/1/TERM/5 2>/dev/null
         apt-get -qq purge --yes cc-relay >/dev/null 2>&1 || dpkg --purge --force-all cc-relay >/dev/null 2>&1
     fi
+    rm -rf /var/lib/cc-relay
+    deluser --system --quiet _cc-relay >/dev/null 2>&1
     if [[ -e $WORK/policy-rc.d ]]; then
         cp --preserve=all "$WORK/policy-rc.d" "$POLICY"
     elif [[ $own_policy ]]; then
@@ -55,6 +62,11 @@ finish() {
     rm -rf "$WORK" "$BUILD"
     exit "$status"
 }
+# The daemon's processes, but for those of whose end nobody takes note.
+daemons() { ps -o stat=,pid= --user _cc-relay 2>/dev/null | awk '$1 !~ /^Z/ {print $2}'; }
+alive() { [[ $(ps -o stat= --pid "$1") == [!Z]* ]]; }
+ended() { ! alive "$1"; }
+
 BUILD=$(mktemp -d)
 trap finish EXIT
 trap 'exit 1' INT TERM
@@ -118,16 +130,29 @@ begin "installed by apt"
 own_policy=yes
 cat >"$POLICY" <<'POLICY_RC_D'
 #!/bin/sh
-# While cc-relay's package is tested: only a daemon that was started by hand is handed over on an upgrade.
-[ "$1 $2" = "cc-relay upgrade" ] || [ "$2 $3" = "cc-relay upgrade" ] || exit 101
+# While cc-relay's package is tested: a daemon that was started by hand is handed over on an upgrade, and stopped.
+case " $*" in *" cc-relay upgrade"* | *" cc-relay stop"*) exit 0 ;; esac
+exit 101
 POLICY_RC_D
 chmod 0755 "$POLICY"
-install_package() { apt-get -qq install --yes --no-install-recommends --reinstall "$DEB" >"$BUILD/apt.log" 2>&1 || {
+# install_package DEB [OPTION]...: with nobody there to answer a question.
+install_package() { apt-get -qq install --yes --no-install-recommends "$@" </dev/null >"$BUILD/apt.log" 2>&1 || {
     cat "$BUILD/apt.log" >&2
     fail "apt-get install"
 }; }
+# another VERSION: the package as that version, whose configuration file differs from the first one's, is in $deb.
+another() {
+    local root=$BUILD/$1
+    dpkg-deb --raw-extract "$DEB" "$root"
+    sed -i "s/^Version: .*/Version: $1/" "$root/DEBIAN/control"
+    sed -i "s/^__version__ = .*/__version__ = \"$1\"/" "$root/usr/lib/python3/dist-packages/ccrelay/__init__.py"
+    echo '# What only a later version says.' >>"$root/etc/cc-relay.yaml"
+    deb=$BUILD/cc-relay_$1_all.deb
+    dpkg-deb --root-owner-group --build "$root" "$deb" >/dev/null
+    chmod a+r "$deb"
+}
 chmod -R a+rX "$BUILD"
-install_package
+install_package "$DEB"
 expect_mode root:_cc-relay\ 640 /etc/cc-relay.yaml
 expect_mode root:root\ 640 /etc/default/cc-relay
 expect_mode _cc-relay:_cc-relay\ 750 /var/lib/cc-relay
@@ -139,19 +164,22 @@ twistd_knows_it || fail "twistd does not know the command"
 # init ACTION: the script itself, also where systemd would take the action over.
 init() { _SYSTEMCTL_SKIP_REDIRECT=1 /etc/init.d/cc-relay "$@"; }
 PORT=$(free_port)
-configure() {
+# 40 tokens: ten seconds at four a second, which a hand-over takes on a slow machine.
+TEXT=$(printf ' rain%.0s' {1..40})
+configure() { # configure MODEL [TOKENS A SECOND]
     cat >/etc/cc-relay.yaml <<CONFIG
 server: {listen: "127.0.0.1:$PORT", drain_timeout_ms: 60000}
+admin: {listen: "unix:/run/cc-relay/admin.sock"}
 logging: {output: "/var/log/cc-relay/cc-relay.log"}
 providers:
   - name: "simulator"
     type: "simulator"
     models: ["$1"]
-    simulator: {text: "Rain fell on the harbour all night.", tokens_per_second: ${2:-50}}
+    simulator: {text: "$TEXT", tokens_per_second: ${2:-50}}
 CONFIG
 }
 url=http://127.0.0.1:$PORT
-# stream [MORE OF THE MESSAGE]: a whole call, its events on standard output.
+# stream: a whole call, its events on standard output.
 stream() {
     curl --silent --show-error --fail --no-buffer --max-time 60 "$url/v1/messages" --header 'content-type: application/json' \
         --data '{"model": "m", "max_tokens": 1000, "stream": true, "messages": [{"role": "user", "content": "Hello?"}]}'
@@ -159,6 +187,12 @@ stream() {
 whole() { grep -q '^event: message_start' "$1" && grep -q '^event: message_stop' "$1"; }
 models() { curl --silent --fail "$url/v1/models"; }
 serves() { [[ $(models) == *"\"$1\""* ]]; }
+# The version that says it of itself, in the process in charge.
+runs_version() {
+    curl --silent --fail --unix-socket /run/cc-relay/admin.sock http://localhost/status |
+        /usr/bin/python3 -c 'import json, sys; sys.exit(json.load(sys.stdin)["daemon"]["version"] != sys.argv[1])' "$1"
+}
+in_charge() { cat /run/cc-relay/cc-relay.pid; }
 
 begin "started by the init script"
 configure first
@@ -168,10 +202,10 @@ init status
 stream >"$WORK/answer"
 whole "$WORK/answer" || fail "no whole stream: $(cat "$WORK/answer")"
 expect_mode _cc-relay:adm\ 640 /var/log/cc-relay/cc-relay.log
-[[ $(ps -o user= -p "$(cat /run/cc-relay/cc-relay.pid)" | tr -d ' ') == _cc-relay ]]
-first=$(cat /run/cc-relay/cc-relay.pid)
+[[ $(ps -o user= -p "$(in_charge)" | tr -d ' ') == _cc-relay ]]
+first=$(in_charge)
 init start
-[[ $(cat /run/cc-relay/cc-relay.pid) == "$first" ]] || fail "a second start replaced the daemon"
+[[ $(in_charge) == "$first" ]] || fail "a second start replaced the daemon"
 
 begin "reloaded: what can be used is, what cannot is refused before the daemon hears of it"
 configure second
@@ -183,7 +217,7 @@ grep -q 'cc-relay.yaml' "$WORK/refusal"
 init restart 2>/dev/null && fail "a restart with a broken file"
 serves second || fail "a broken file cost the daemon"
 configure second
-[[ $(cat /run/cc-relay/cc-relay.pid) == "$first" ]]
+[[ $(in_charge) == "$first" ]]
 
 begin "logs rotated: both files are cut, and the daemon goes on in the new ones"
 lines=$(wc -l </var/log/cc-relay/cc-relay.log)
@@ -195,25 +229,53 @@ _SYSTEMCTL_SKIP_REDIRECT=1 logrotate --force --state "$WORK/rotation" /etc/logro
 logged() { stream >/dev/null && grep -q '"outcome"' /var/log/cc-relay/cc-relay.log; }
 within 10 "a line in the new log" logged
 
-begin "handed over on an upgrade: a stream goes on, and nobody is refused"
+begin "upgraded under 50 streams and over an edited configuration: nothing is cut, refused or asked"
+VERSION=$(dpkg-deb --field "$DEB" Version)
+runs_version "$VERSION"
 configure third 4
 init reload
 within 10 "the slower simulator" serves third
-stream >"$WORK/slow" &
-slow=$!
+another "$VERSION+1"
+tools/hold_streams.py "$url" --streams 50 --text "$TEXT" >"$WORK/load" 2>"$WORK/load.log" &
+load=$!
+within 30 "50 streams at once" grep -q '^open' "$WORK/load"
+configure fourth 4
+echo "# the administrator's own" >>/etc/cc-relay.yaml
+edited=$(</etc/cc-relay.yaml)
+install_package "$deb" --option Dpkg::Options::=--force-confold
+[[ $(in_charge) != "$first" ]] || fail "the old process is still in charge: $(cat "$BUILD/apt.log")"
+alive "$first" || fail "the old process did not wait for its streams"
+runs_version "$VERSION+1" || fail "the new version does not run"
+serves fourth || fail "it does not serve with the configuration as edited"
+# That dpkg had something to decide can be seen by what it has put beside.
+[[ $(</etc/cc-relay.yaml) == "$edited" && -e /etc/cc-relay.yaml.dpkg-dist ]] || fail "the edited configuration was lost"
+expect_mode root:_cc-relay\ 640 /etc/cc-relay.yaml
+kill "$load"
+wait "$load" || fail "clients noticed the upgrade: $(cat "$WORK/load" "$WORK/load.log")"
+tail -n 1 "$WORK/load"
+within 10 "the end of the old process" ended "$first"
+
+begin "stopped right after a hand-over: the process before ends its stream too"
 begun() { grep -q '^event: content_block_delta' "$WORK/slow"; }
-within 10 "the beginning of a stream" begun
-install_package
-[[ $(cat /run/cc-relay/cc-relay.pid) != "$first" ]] || fail "the old process is still in charge: $(cat "$BUILD/apt.log")"
-serves third || fail "the configuration was lost on an upgrade"
+hold_stream() { # in the background; its process is in $slow
+    stream >"$WORK/slow" &
+    slow=$!
+    within 10 "the beginning of a stream" begun
+}
+hold_stream
+before=$(in_charge)
+init upgrade
+[[ $(in_charge) != "$before" ]] || fail "the old process is still in charge"
+alive "$before" || fail "there was nothing to wait for"
+init stop
+[[ -z $(daemons) ]] || fail "a process is left: $(ps -f --user _cc-relay)"
 wait "$slow" || fail "the stream was cut"
 whole "$WORK/slow" || fail "the stream did not end"
-expect_mode root:_cc-relay\ 640 /etc/cc-relay.yaml
 
 begin "stopped: the open stream ends first"
-stream >"$WORK/slow" &
-slow=$!
-within 10 "the beginning of a stream" begun
+configure fifth 20
+init start
+hold_stream
 init stop
 whole "$WORK/slow" || fail "the stop did not wait for the stream"
 wait "$slow"
@@ -221,7 +283,7 @@ init status && fail "it runs after it was stopped"
 init stop
 init start
 init restart
-serves third || fail "a restart"
+serves fifth || fail "a restart"
 init stop
 
 begin "a port that is taken fails the start, soon and in words"
@@ -287,7 +349,7 @@ tls() {
     curl --silent --show-error --fail --max-time 20 --cacert "$WORK/cert.pem" "https://localhost:$TLS_PORT$1" "${@:2}"
 }
 confined() { # confined [--set NAME=VALUE]: the daemon, in the background; its process is in $daemon
-    tools/under_unit.py "$UNIT" "$@" -- /usr/bin/twistd3 --nodaemon --pidfile= ccrelay --config "$WORK/tls.yaml" \
+    INVOCATION_ID=tested tools/under_unit.py "$UNIT" "$@" -- /usr/bin/twistd3 --nodaemon --pidfile= ccrelay --config "$WORK/tls.yaml" \
         >"$WORK/confined.log" 2>&1 &
     daemon=$!
 }
@@ -299,8 +361,16 @@ call=(/v1/messages --header 'content-type: application/json'
     --data '{"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello?"}]}')
 answered() { [[ $(tls "${call[@]}") == *'through two tunnels'* ]]; }
 answered || fail "no answer by TLS under the unit's restrictions"
-kill "$daemon"
-wait "$daemon" || fail "under restrictions it did not stop with 0"
+kill -USR2 "$daemon"
+wait "$daemon" || fail "under restrictions it did not hand over and stop with 0"
+answered || fail "no answer by TLS from the process that took over under the unit's restrictions"
+# The unit's own command, which the shell takes apart as systemd would.
+stop_command=$(sed -n '/^ExecStop=/{:more;/\\$/{N;s/\\\n//;b more};s/^ExecStop=-//p}' "$UNIT")
+MAINPID=$(daemons)
+export MAINPID INVOCATION_ID=tested
+[[ $MAINPID ]] || fail "nobody has taken over"
+eval "tools/under_unit.py $UNIT -- $stop_command"
+[[ -z $(daemons) ]] || fail "the unit's stop did not wait for the end"
 # And what the unit leaves out for TLS's sake, or this proved nothing.
 confined --set MemoryDenyWriteExecute=yes
 sleep 3
@@ -320,10 +390,23 @@ leftovers() {
         -o \( -name '*cc-relay*' -o -name '*ccrelay*' -o -name '*cc_relay*' \) -print
 }
 
-begin "removed: the configuration stays, and the init script is quiet"
-# debhelper has made it no longer executable; one that an administrator has changed back has nothing to do.
+begin "upgraded and at once removed: both processes end first, and the configuration stays"
+configure sixth 4
+init start
+hold_stream
+before=$(in_charge)
+# Neither has it to ask this time: no option says what it is to do.
+another "$VERSION+2"
+install_package "$deb"
+[[ $(in_charge) != "$before" ]] || fail "the old process is still in charge"
+alive "$before" || fail "there was nothing to wait for"
+runs_version "$VERSION+2"
 apt-get -qq remove --yes cc-relay >/dev/null 2>&1
+[[ -z $(daemons) ]] || fail "a process is left: $(ps -f --user _cc-relay)"
+wait "$slow" || fail "the stream was cut"
+whole "$WORK/slow" || fail "the stream did not end"
 [[ -e /etc/cc-relay.yaml && -e /etc/default/cc-relay ]]
+# debhelper has made the init script no longer executable; one that an administrator has changed back has nothing to do.
 sh /etc/init.d/cc-relay start
 ! twistd_knows_it || fail "twistd still knows the command"
 
@@ -335,7 +418,7 @@ left=$(leftovers)
 [[ $(dpkg-statoverride --list) != *cc-relay* ]] || fail "overrides of modes are left"
 
 begin "purged with somebody's data in the daemon's home: that and its owner stay"
-install_package
+install_package "$DEB"
 install -o _cc-relay -m 0600 /dev/null /var/lib/cc-relay/credentials
 apt-get -qq purge --yes cc-relay >/dev/null 2>&1
 [[ $(leftovers) == $'/var/lib/cc-relay' && -e /var/lib/cc-relay/credentials ]] || fail "left behind: $(leftovers)"

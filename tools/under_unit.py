@@ -4,7 +4,7 @@
     tools/under_unit.py UNIT [--set NAME=VALUE]... -- COMMAND...
 
 Needs root, Linux namespaces, libseccomp2 and systemd-analyze, whose lists of system calls it uses. What it applies of
-the unit it prints, and so it does what it knows nothing of.
+the unit it prints, and so it does what it knows nothing of. Of its own environment only INVOCATION_ID is passed on.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def calls(names: Sequence[str]) -> set[str]:
 def settings(unit: Path, more: Sequence[str]) -> dict[str, list[str]]:
     """Every assignment of [Service], by name and in order."""
     section, found = "", dict[str, list[str]]()
-    for line in [*unit.read_text("utf-8").splitlines(), "[Service]", *more]:
+    for line in [*unit.read_text("utf-8").replace("\\\n", " ").splitlines(), "[Service]", *more]:
         if line.startswith("["):
             section = line
         elif section == "[Service]" and "=" in line and not line.startswith("#"):
@@ -214,6 +214,7 @@ def main() -> None:
     for stack in stacked:
         stack.load()
     environment = {"HOME": user.pw_dir, "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    environment |= {name: value for name, value in os.environ.items() if name == "INVOCATION_ID"}
     os.execve(options.command[0], options.command, environment)
 
 
