@@ -58,7 +58,8 @@ def cautions(settings: Settings) -> tuple[Problem, ...]:
     if settings.server.workers > 1:
         found.append(Problem("server.workers", None, "this version serves with one process"))
     if settings.logging.log_request_body:
-        message = "what users write, their prompts and files, is written to the log; only what looks like a credential is hidden"
+        what = "what users write, their prompts and files, is written to the log"
+        message = f"{what}; only what looks like a credential is hidden"
         if settings.logging.level in ("warn", "error"):
             message = f"bodies are written at level info, which logging.level: {settings.logging.level} leaves out"
         found.append(Problem("logging.debug_options.log_request_body", None, message))

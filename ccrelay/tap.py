@@ -30,8 +30,8 @@ from ccrelay.service import RelayService
 from ccrelay.web.tls import UnusableTlsFile, tls_factory
 
 SWITCH_SECONDS = 0.0005
-"""After which a thread that reads a large body lets the reactor go on. Python's own 5 ms are waited at every system call,
-so that a turn of ten took 50 ms; measured, this costs the thread nothing to speak of."""
+"""After which a thread that reads a large body lets the reactor go on. Python's own 5 ms are waited at every system
+call, so that a turn of ten took 50 ms; measured, this costs the thread nothing to speak of."""
 
 CONFIG_BYTES = 1 << 20
 """Of a file read, the configuration's or a secret's: more than ``load`` takes, so that it says what is too large."""
