@@ -17,6 +17,7 @@ from ccrelay.core.failures import Failure, Remedy, Verdict, failure_of
 from ccrelay.core.headers import first, request_headers
 from ccrelay.core.json_spans import whole
 from ccrelay.core.mapping import MappedModel, map_model
+from ccrelay.core.members import Member
 from ccrelay.core.model import (
     ApiKey,
     AttemptPlan,
@@ -226,6 +227,12 @@ class AnthropicFormat:
             if any(secret in value for _, value in head.headers):
                 head = Head(head.status, tuple(line for line in head.headers if secret not in line[1]))
         return head, body
+
+
+def wants_stream(members: Sequence[Member]) -> bool:
+    """Whether a body asks for a stream. Of several ``stream`` the last counts, as JSON parsers have it."""
+    said = [member.raw for member in members if member.name == "stream"]
+    return bool(said) and said[-1] == b"true"
 
 
 def told_names(left_out: Sequence[str]) -> tuple[str, ...]:

@@ -29,8 +29,8 @@ from ccrelay.core.outcomes import Outcome, UpstreamError
 from ccrelay.core.settings import AwsSettings, ProviderSettings
 from ccrelay.errors import ClientError
 from ccrelay.interfaces import IStreamDecoder
-from ccrelay.providers.base import AnthropicFormat, told_names
-from ccrelay.providers.bedrock_body import body_edits, wants_stream
+from ccrelay.providers.base import AnthropicFormat, told_names, wants_stream
+from ccrelay.providers.bedrock_body import body_edits
 from ccrelay.providers.bedrock_errors import Fault, error_name, read_fault
 from ccrelay.providers.bedrock_signing import body_hash, require_botocore, signature_lines
 

@@ -33,12 +33,6 @@ _LONGEST_EMPTY: Final = 64
 """Bytes up to which an array may be empty: nobody writes more white space into one."""
 
 
-def wants_stream(members: Sequence[Member]) -> bool:
-    """Whether a body asks for a stream. Of several ``stream`` the last counts, as JSON parsers have it."""
-    said = [member.raw for member in members if member.name == "stream"]
-    return bool(said) and said[-1] == b"true"
-
-
 def body_edits(call: Call, plan: AttemptPlan, table: PairTable) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
     """The edits that make the complete body of ``call`` what Bedrock takes, those of ``plan`` included; and the names
     of the betas and fields that it is not to get.

@@ -25,8 +25,7 @@ from ccrelay.core.model import ApiKey, AttemptPlan, Call, CallKind, Credential, 
 from ccrelay.core.outcomes import Outcome
 from ccrelay.core.settings import GcpSettings, ProviderSettings
 from ccrelay.errors import ClientError
-from ccrelay.providers.base import AnthropicFormat
-from ccrelay.providers.bedrock_body import wants_stream
+from ccrelay.providers.base import AnthropicFormat, wants_stream
 
 _VERSION: Final = b'"vertex-2023-10-16"'
 _COUNTER: Final = "count-tokens"
