@@ -53,7 +53,7 @@ SESSIONS: Final = 20_000
 """Sessions whose ratio is kept, about 5 MB: one relay's users in an hour, and a forgotten one costs only precision."""
 
 SESSION_TTL: Final = 3600.0
-"""Seconds; as long as a session keeps its provider (``routing.affinity.ttl``)."""
+"""Seconds; as long as a session keeps its provider by default (``routing.affinity.ttl``)."""
 
 _MAX_COUNT: Final = 10**9  # a larger max_tokens is a mistake of the client's, and nothing to reckon with
 

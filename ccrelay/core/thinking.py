@@ -28,8 +28,8 @@ CLAUDE: Final = "claude"
 where its thinking blocks stand."""
 
 SIGNATURE_TTL: Final = 3 * 3600.0
-"""Seconds a signature is remembered after it was issued: longer than a session keeps its provider. What
-is forgotten costs one 400, which is then repeated without the blocks."""
+"""Seconds a signature is remembered after it was issued: longer than a session keeps its provider by
+default. What is forgotten costs one 400, which is then repeated without the blocks."""
 
 SIGNATURES_REMEMBERED: Final = 50_000
 """About 15 MB when full. A session in full swing ends a block every ten seconds, 1,000 in three hours."""
