@@ -117,8 +117,8 @@ def test_an_authority_that_cannot_be_used_is_refused_at_the_start() -> None:
 def test_a_library_that_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "find_spec", lambda name: None)
 
-    assert "install python3-botocore or cc-relay[bedrock]" in problem(BEDROCK)
-    assert "python3-requests, or cc-relay[vertex]" in problem(VERTEX)
+    assert "install python3-botocore, or this project with its extra bedrock" in problem(BEDROCK)
+    assert "python3-requests, or this project with its extra vertex" in problem(VERTEX)
     assert fixed(f"{BEDROCK}, aws_bearer_token: x") == bearer("x")
 
 

@@ -20,7 +20,7 @@ def run(_: argparse.Namespace) -> int:
     for name in _LIBRARIES:
         print(f"{name} {_version_of(name) or 'is missing'}")
     for name, extra in _OPTIONAL.items():
-        print(f"{name} {_version_of(name) or f'not installed (optional: cc-relay[{extra}])'}")
+        print(f"{name} {_version_of(name) or f'not installed (the extra {extra})'}")
     return 0
 
 

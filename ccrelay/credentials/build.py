@@ -72,7 +72,7 @@ def _fixed_aws(
     if bearer is not None:
         return HeaderCredential(((b"authorization", Secret(f"Bearer {bearer.reveal()}")),))
     if find_spec("botocore") is None:
-        message = "signing for AWS needs botocore: install python3-botocore or cc-relay[bedrock]"
+        message = "signing for AWS needs botocore: install python3-botocore, or this project with its extra bedrock"
         raise _problem(settings, "type", f"{message}, or set aws_bearer_token")
     if aws.access_key_id is None or aws.secret_access_key is None:
         return None
@@ -83,7 +83,7 @@ def _google(
     settings: ProviderSettings, gcp: GcpSettings, environ: Mapping[str, str], epoch: Callable[[], float]
 ) -> Fetch:
     if installed_google_auth() is None or find_spec("requests") is None:
-        packages = "python3-google-auth and python3-requests, or cc-relay[vertex]"
+        packages = "python3-google-auth and python3-requests, or this project with its extra vertex"
         raise _problem(settings, "type", f"Google credentials need google-auth and requests: install {packages}")
     if gcp.credentials_file is not None:
         try:
