@@ -25,7 +25,7 @@ def exposition(status: Status, tally: Tally) -> tuple[str, bytes]:
     try:
         import prometheus_client as prometheus
     except ImportError:
-        message = "no metrics without prometheus_client: install python3-prometheus-client, or this project with its extra metrics"
+        message = "no prometheus_client: install python3-prometheus-client, or this project with its extra metrics"
         raise NoPrometheus(message) from None
     registry = prometheus.CollectorRegistry()
     registry.register(_Families(status, tally))
