@@ -26,9 +26,7 @@ from ccrelay.core.request_body import RequestBody
 from ccrelay.core.router import Drop, Route, Router, Why
 from ccrelay.core.thinking import Issuer, Stripped, thinking_edits
 from ccrelay.errors import MalformedBody
-
-LONG_BODY = 262144
-"""Bytes of a body from which on it is read in a thread: below, that takes less than the 2 ms that nobody notices."""
+from ccrelay.upstream.attempt import LONG_BODY
 
 _AS_IT_IS = Stripped()
 
