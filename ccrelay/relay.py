@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -132,7 +133,7 @@ class Relay:
         now = self._clock.seconds
         route = story.route = self._router.route(call, asked, now())
         fitter = Fitter(self._router, route, call, asked, in_thread=self._tools.in_thread, seconds=now)
-        reasons = lambda: self._reasons(story, route)  # noqa: E731
+        reasons = partial(self._reasons, story, route)
         asking = Asking(self._tools, call, model_value, sink, story, route, fitter, reasons, unwanted)
 
         def check_wanted() -> None:
