@@ -16,7 +16,6 @@ from twisted.web.client import URI
 from ccrelay.asking import Tools, Upstream
 from ccrelay.core.access import AccessRecord
 from ccrelay.core.attempt_record import AttemptRecord
-from ccrelay.core.attempts import key_order, priority_order
 from ccrelay.core.breaker import Breaker, BreakerState
 from ccrelay.core.catalogue import catalogue
 from ccrelay.core.contenders import Contender
@@ -24,6 +23,7 @@ from ccrelay.core.excerpt import excerpts_of
 from ccrelay.core.key_pool import KeyPool, PoolKey
 from ccrelay.core.listing import union
 from ccrelay.core.model import ApiKey
+from ccrelay.core.priorities import key_order, priority_order
 from ccrelay.core.proxies import proxy_for
 from ccrelay.core.router import Router, RoutingMemory
 from ccrelay.core.settings import HealthSettings, ProviderSettings, Settings

@@ -25,9 +25,9 @@ from twisted.web.iweb import IAgent
 from ccrelay.asking import Tools, Upstream
 from ccrelay.core.access import AccessRecord
 from ccrelay.core.attempt_record import AttemptRecord
-from ccrelay.core.attempts import key_order
 from ccrelay.core.headers import first
 from ccrelay.core.model import ApiKey, Call, CallKind, Headers
+from ccrelay.core.priorities import key_order
 from ccrelay.core.router import Router, RoutingMemory
 from ccrelay.core.secret import Secret
 from ccrelay.core.settings import (

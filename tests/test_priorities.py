@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ccrelay.core.attempts import key_order, priority_order
+from ccrelay.core.priorities import key_order, priority_order
 from ccrelay.core.settings import PoolingSettings
 from tests.provider_settings import key_settings, provider_settings
 
