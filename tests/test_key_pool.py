@@ -415,7 +415,7 @@ class Pools(RuleBasedStateMachine):
             assert all(name in self.look_at for name in left)
             return
         waiting = [self.not_before[name] for name in left if name not in self.look_at and name != "limited"]
-        if "limited" in left:
+        if "limited" in left and "limited" not in self.look_at:
             # Its own limits are full again after a minute, and debts cannot arise here.
             assert given.until <= max(self.now + 60.01, self.not_before["limited"])
         elif waiting:
